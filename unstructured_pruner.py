@@ -279,9 +279,9 @@ def _zeros(tensor: paddle.Tensor) -> int:
     return int(paddle.count_nonzero(tensor == 0))
 
 
-# What follows is all that touches single weights. It is written twice where numpy and Paddle differ.
+# What follows is all that touches single weights, written twice where numpy and Paddle differ.
 # On the CPU: numpy on the tensors' own memory, a piece at a time, so that the temporaries stay in
-# cache (a third of the time of Paddle's operators). Elsewhere: Paddle's operators on whole tensors.
+# cache (a third of the time of Paddle's operators). Elsewhere: Paddle's operators, whole tensors.
 
 _PIECE = 1 << 16  # weights: 256 KB of float32
 _SAMPLE = 1 << 16  # weights looked at to guess where a quantile lies
@@ -353,7 +353,7 @@ def _update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold: float, t
 def _zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
     """weight = 0, in place, where the bool mask is False."""
     if _on_cpu(weight):
-        # Multiplying the bit patterns by 0 or 1 gives +0.0 also for a negative, infinite or NaN one.
+        # The bit pattern times 0 or 1: +0.0 also for a weight that is negative, infinite or NaN.
         bits, keep = _memory(weight), _memory(mask)
         for start in range(0, bits.size, _PIECE):
             bits[start : start + _PIECE] *= keep[start : start + _PIECE]

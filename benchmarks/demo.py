@@ -1,0 +1,83 @@
+"""Trains MobileNetV1 (width 0.25) on scikit-learn's digits, prunes it in two ways, and compares.
+
+    bash run.sh demo            # or: python benchmarks/demo.py [--seed 1]
+
+A dense network is trained; from its weights start a run pruned by ratio, one pruned by threshold,
+and a dense control trained for just as long. evaluate.py measures each saved checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMON = ["--data", "digits", "--num_workers", "0", "--lr_strategy", "cosine_decay"]
+THRESHOLD = 0.055  # prunes about half of this small network; 0.01 would prune 7% of it
+METHODS = {
+    "ratio 0.55": ["--pruning_mode", "ratio", "--ratio", "0.55"],
+    f"threshold {THRESHOLD}": ["--pruning_mode", "threshold", "--threshold", str(THRESHOLD)],
+    "dense control": ["--pruning_mode", "none"],
+}
+
+
+def run(program: str, *options: str) -> str:
+    """Runs train.py or evaluate.py; returns what it printed."""
+    command = [sys.executable, str(ROOT / program), *map(str, options)]
+    print("$ python", program, *options, flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # its own last line on stderr says why
+    return done.stdout
+
+
+def train_and_measure(method: str, folder: Path, *options: str) -> dict:
+    started = time.perf_counter()
+    run("train.py", *COMMON, "--model_path", str(folder), *options)
+    seconds = time.perf_counter() - started
+    result = json.loads(run("evaluate.py", "--pruned_model", str(folder), "--json"))
+    weights = (folder / "model-pruned.pdparams").read_bytes()
+    gzipped = len(gzip.compress(weights, 6))
+    return {"method": method, **result, "bytes": len(weights), "gzip": gzipped, "seconds": seconds}
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        "| method | sparsity, all | prunable | top-1 | top-5 | size, KB | gzipped, KB | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            "| {method} | {sparsity:.2%} | {prunable_sparsity:.2%} | {top1:.2%} | {top5:.2%} "
+            "| {kb:.0f} | {gz:.0f} | {seconds:.0f} |".format(
+                kb=row["bytes"] / 1000, gz=row["gzip"] / 1000, **row
+            )
+        )
+    return "\n".join(lines)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=8, help="of the dense network, and again")
+    parser.add_argument("--scale", default="0.25", help="width of the network")
+    parser.add_argument("--out", type=Path, default=ROOT / "models" / "demo")
+    args = parser.parse_args(argv)
+    common = ["--seed", str(args.seed), "--num_epochs", str(args.epochs), "--scale", args.scale]
+    dense = args.out / "dense"
+    rows = [train_and_measure("dense", dense, *common, "--pruning_mode", "none", "--lr", "0.1")]
+    for method, options in METHODS.items():
+        folder = args.out / method.replace(" ", "-")
+        start = ["--pretrained_model", str(dense), "--lr", "0.05"]
+        rows.append(train_and_measure(method, folder, *common, *start, *options))
+    print(f"\nMobileNetV1 x{args.scale} on digits, seed {args.seed}, {args.epochs} epochs each:\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The small data sets as paddle.io.Dataset: CIFAR-10, Fashion-MNIST and scikit-learn's digits.
+
+    train_set = Digits(None, "train", seed=0)
+    train_set.epoch = 3            # before each epoch: which crop is a function of (seed, epoch,
+    image, label = train_set[0]    # sample) only. A float32 array [3, 32, 32] and an np.int64
+
+The workers of a DataLoader see the `epoch` of when they start: do not make them persistent.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import socket
+import struct
+import tarfile
+import zlib  # before paddle: 2.6 crashes in zlib on some Pythons otherwise
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import cv2
+import numpy as np
+import paddle
+from paddle.utils.download import get_path_from_url
+from paddle.vision.datasets import cifar, mnist
+
+import safe_pickle
+
+MAX_MEMBER = 64 << 20  # bytes; a batch of CIFAR-10 has 31 million
+MAX_ARCHIVE = 256 << 20  # bytes unpacked; all of CIFAR-10 has 186 million
+DAMAGE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, struct.error)
+
+
+class _SmallImages(paddle.io.Dataset):
+    """Images held in memory; augmented and normalised on access.
+
+    Args:
+        data_dir: folder of the data set's files; None for `default_dir`.
+        mode: "train" (augmented) or "val".
+        seed: of the augmentation, at least 0.
+
+    Raises:
+        ValueError: a file is damaged or holds something else; the message names it.
+        FileNotFoundError: a file is missing and its download failed.
+    """
+
+    num_classes = 10
+    image_size = 32
+    default_dir: str | None = None
+    train_files: tuple = ()  # (URL, MD5) of each
+    val_files: tuple = ()
+    white = 255  # the brightest value in `images`
+    mean: tuple = (0.5,)  # of values scaled to 0..1, by channel
+    std: tuple = (0.5,)
+    pad, flip = 4, True  # how far a training image is shifted, and whether it may be mirrored
+
+    def __init__(self, data_dir, mode: str, seed: int = 0):
+        super().__init__()
+        if mode not in ("train", "val"):
+            raise ValueError(f"mode must be train or val, got {mode!r}")
+        self.mode, self.seed, self.epoch = mode, seed, 0
+        files = self.train_files if mode == "train" else self.val_files
+        paths = [_fetch(data_dir or self.default_dir, *file) for file in files]
+        try:
+            images, labels = self._read(paths, mode)
+        except DAMAGE as error:
+            if not paths:
+                raise
+            hint = "move away what is damaged, and it is downloaded again"
+            raise ValueError(f"{' and '.join(paths)}: {error}; {hint}") from None
+        self.images, self.labels = images, np.asarray(labels, np.int64)  # [N, 1 or 3, 32, 32], [N]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64]:
+        image = self.images[index]
+        if self.mode == "train":
+            rng = np.random.default_rng((self.seed, self.epoch, index))
+            image = pad_crop_flip(image, self.pad, self.flip, rng)
+        mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
+        image = (image.astype(np.float32) / self.white - mean) / std
+        return np.ascontiguousarray(np.broadcast_to(image, (3, 32, 32))), self.labels[index]
+
+
+class Cifar10(_SmallImages):
+    """`data_dir/cifar-10-python.tar.gz`, downloaded where missing; 50,000 train, 10,000 val."""
+
+    default_dir = "data"
+    train_files = val_files = ((cifar.CIFAR10_URL, cifar.CIFAR10_MD5),)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+    @staticmethod
+    def _read(paths, mode):
+        names = [f"data_batch_{i}" for i in range(1, 6)] if mode == "train" else ["test_batch"]
+        batches = _read_archive(paths[0], [f"cifar-10-batches-py/{name}" for name in names])
+        images, labels = (np.concatenate(parts) for parts in zip(*batches))
+        return images.reshape(-1, 3, 32, 32), labels
+
+
+class FashionMNIST(_SmallImages):
+    """Four `*-ubyte.gz` files in data_dir, downloaded where missing; 60,000 train, 10,000 val."""
+
+    default_dir = "data/fashion-mnist"
+    train_files = (
+        (mnist.FashionMNIST.TRAIN_IMAGE_URL, mnist.FashionMNIST.TRAIN_IMAGE_MD5),
+        (mnist.FashionMNIST.TRAIN_LABEL_URL, mnist.FashionMNIST.TRAIN_LABEL_MD5),
+    )
+    val_files = (
+        (mnist.FashionMNIST.TEST_IMAGE_URL, mnist.FashionMNIST.TEST_IMAGE_MD5),
+        (mnist.FashionMNIST.TEST_LABEL_URL, mnist.FashionMNIST.TEST_LABEL_MD5),
+    )
+    mean, std = (0.2860,), (0.3530,)
+
+    @staticmethod
+    def _read(paths, mode):
+        read = mnist.FashionMNIST(*paths, backend="cv2")
+        labels = np.concatenate(read.labels)
+        images = np.stack(read.images).reshape(len(labels), 28, 28)
+        if labels.max() > 9:
+            raise ValueError(f"label {labels.max()} is above 9")
+        return _enlarge(images.astype(np.uint8)), labels
+
+
+class Digits(_SmallImages):
+    """The 1,797 handwritten digits inside scikit-learn, no download; 1,437 train, 360 val."""
+
+    white = 16
+    pad, flip = 2, False  # a mirrored digit is no digit
+
+    @staticmethod
+    def _read(paths, mode):
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise ValueError("digits needs scikit-learn: pip install scikit-learn") from None
+        digits = load_digits()
+        order = np.random.default_rng(0).permutation(1797)  # one split, whatever the user's seed
+        chosen = order[:1437] if mode == "train" else order[1437:]
+        return _enlarge(digits.images[chosen].astype(np.float32)), digits.target[chosen]
+
+
+def pad_crop_flip(image: np.ndarray, pad: int, flip: bool, rng: np.random.Generator) -> np.ndarray:
+    """A [C, H, W] image moved by up to `pad` pixels each way over black, and maybe mirrored."""
+    _, height, width = image.shape
+    top, left = rng.integers(2 * pad + 1, size=2)
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+    image = padded[:, top : top + height, left : left + width]
+    return image[:, :, ::-1] if flip and rng.random() < 0.5 else image
+
+
+def _enlarge(images: np.ndarray) -> np.ndarray:
+    """Grey [N, H, W] -> [N, 1, 32, 32], bilinear, same dtype."""
+    images = [cv2.resize(image, (32, 32), interpolation=cv2.INTER_LINEAR) for image in images]
+    return np.stack(images)[:, None]
+
+
+def _fetch(folder, url: str, md5: str) -> str:
+    """The path in `folder` of the file that `url` ends with; downloaded if there is none."""
+    path = os.path.join(folder, os.path.basename(url))
+    if os.path.exists(path):  # Paddle's downloader replaces a file whose MD5 is another
+        return path
+    try:
+        if not getproxies():  # Paddle would wait for an answer for ever
+            socket.create_connection((urlsplit(url).hostname, 443), timeout=10).close()
+        get_path_from_url(url, str(folder), md5, decompress=False)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{path} is missing and downloading {url} failed ({error}); put the file there, or use "
+            "digits, which needs no download"
+        ) from None
+    return path
+
+
+def _read_archive(path: str, names: list[str]) -> list[tuple[np.ndarray, list[int]]]:
+    """The batches of these names. Nothing is written to disk, whatever else the archive holds."""
+    batches = {}
+    with gzip.open(path) as file:
+        unpacked = _Bounded(file)
+        with tarfile.open(fileobj=unpacked, mode="r|") as archive:
+            for member in archive:
+                if member.name in names and member.isreg():
+                    if member.size > MAX_MEMBER:
+                        raise ValueError(f"{member.name} has {member.size:,} bytes")
+                    batches[member.name] = _read_batch(archive.extractfile(member).read())
+        while unpacked.read(1 << 20):  # to the end, where gzip compares its checksum
+            pass
+    for name in names:
+        if name not in batches:
+            raise ValueError(f"it has no {name}")
+    return [batches[name] for name in names]
+
+
+class _Bounded:
+    """A file that ends in an error rather than grow without limit while it is unpacked."""
+
+    def __init__(self, file):
+        self.file, self.left = file, MAX_ARCHIVE
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError(f"it unpacks to more than {MAX_ARCHIVE:,} bytes")
+        return data
+
+
+def _read_batch(raw: bytes) -> tuple[np.ndarray, list[int]]:
+    """Pixels, uint8 [N, 3072], and N labels from a pickled batch."""
+    batch = safe_pickle.load(io.BytesIO(raw), encoding="bytes")
+    data, labels = (batch.get(key) if type(batch) is dict else None for key in (b"data", b"labels"))
+    if type(data) is not np.ndarray or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+        raise ValueError("a batch without uint8 pixels of shape [N, 3072]")
+    if type(labels) is not list or len(labels) != len(data) or not labels:
+        raise ValueError("a batch without one label for each image")
+    if not all(type(label) is int and 0 <= label <= 9 for label in labels):
+        raise ValueError("a label that is none of 0 to 9")
+    return data, labels

@@ -1,0 +1,79 @@
+"""Measures a pruned checkpoint: accuracy and sparsity. Downloads nothing but data.
+
+    python evaluate.py --pruned_model models/ --data imagenet
+    python evaluate.py --pruned_model models/ --per_layer
+    python evaluate.py --pruned_model models/epoch-9 --json
+
+Model, width, classes and data set are those in the train-state.json beside the weights, where
+there is one; else the options'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import checkpoint
+import classification
+from program import Loader, add_common_options, number, one_line_errors, set_device
+from sampler import EpochBatchSampler
+from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--pruned_model",
+        default="models",
+        metavar="PATH",
+        help="folder, prefix or .pdparams file (default: %(default)s)",
+    )
+    add_common_options(parser, list(classification.NUM_CLASSES), classification.MODELS)
+    add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s)")
+    add("--json", action="store_true", help="print the results as one line of JSON")
+    add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
+    return parser.parse_args(argv)
+
+
+@one_line_errors
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    set_device(args.use_gpu)
+    weights = checkpoint.find_weights(args.pruned_model)
+    trained = checkpoint.read_state(weights.parent).get("options", {})
+    data = args.data or trained.get("data", "cifar10")
+    name, scale = trained.get("model", args.model), trained.get("scale", args.scale)
+    num_classes = trained.get("num_classes", args.num_classes) or classification.NUM_CLASSES[data]
+    dataset = classification.make_dataset(data, args.data_dir, "val", num_classes)
+    model = classification.make_model(name, scale, num_classes, False, dataset.image_size)
+    checkpoint.load_weights(model, weights)
+    batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
+    started = time.perf_counter()
+    tested = classification.evaluate(model, Loader(dataset, batches, args.num_workers))
+    seconds = time.perf_counter() - started
+    prunable = prunable_parameters(model)
+    results = {
+        **{key: tested[key] for key in ("top1", "top5", "loss")},
+        "sparsity": UnstructuredPruner.total_sparse(model),
+        "prunable_sparsity": sparsity(prunable),
+        "samples": tested["samples"],
+    }
+    if args.per_layer:
+        print(sparsity_table(model, prunable))
+    if args.json:
+        print(json.dumps(results))
+    else:
+        print(
+            f"top1 {results['top1']:.4f} top5 {results['top5']:.4f} loss {results['loss']:.4f} "
+            f"sparsity {results['sparsity']:.4f} prunable {results['prunable_sparsity']:.4f} "
+            f"samples {results['samples']} images/s {results['samples'] / seconds:.1f}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""ImageNet, or any folder of pictures with a list of labels, as a paddle.io.Dataset.
+
+    data_dir/train_list.txt     one picture a line: `relative/path label`; the path may hold blanks
+    data_dir/val_list.txt       the same; labels are 0 .. num_classes - 1
+
+    dataset = ImageNetDataset("data/ILSVRC2012", "train")
+    for epoch in range(120):
+        dataset.epoch = epoch  # another part of every picture in every epoch
+        for images, labels in paddle.io.DataLoader(dataset, batch_size=64, num_workers=16):
+            ...  # float32 [64, 3, 224, 224], int64 [64]
+
+For a data set of yours write two such lists, or rewrite this file: what the programs use is
+`len(dataset)`, `dataset[i]`, `num_classes`, `image_size` and `epoch`.
+
+`python benchmarks/reader.py` measures the speed. JPEGs are decoded by simplejpeg, everything is
+resized by OpenCV, and Pillow reads what else there is: ImageNet's .JPEGs include CMYK and a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+
+import cv2
+import numpy as np
+import paddle
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+MEAN = np.float32([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # of ImageNet's RGB, in 0..1
+STD = np.float32([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+AREA = (0.08, 1.0)  # of a random crop, as a part of the picture's (Szegedy et al., 2014)
+RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
+MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB of RGB
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # the rest of Pillow's stay shut
+
+
+class ImageNetDataset(paddle.io.Dataset):
+    """Item i is (image, label): normalised float32 [3, crop_size, crop_size], int64.
+
+    'train': a random part of the picture, resized, and one in two mirrored, as a function of
+    (seed, epoch, i) alone. Set `epoch` before the loader is iterated: its workers hold a copy.
+    'val': the short side resized to `resize_size`, then the middle square.
+
+    Raises ValueError or FileNotFoundError: here if anything is wrong in the list, from an item if
+    its picture is missing, cut short, too large or not a picture.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike,
+        mode: str,
+        crop_size: int = 224,
+        resize_size: int = 256,
+        num_classes: int = 1000,
+        seed: int = 0,
+    ):
+        if mode not in ("train", "val"):
+            raise ValueError(f"mode must be 'train' or 'val', got {mode!r}")
+        if not 1 <= crop_size <= resize_size:
+            raise ValueError(f"crop_size must be in 1..resize_size={resize_size}, got {crop_size}")
+        if not os.path.isdir(data_dir):
+            raise FileNotFoundError(f"there is no data folder {data_dir}")
+        self.data_dir = os.fspath(data_dir)
+        self.list_file = os.path.join(self.data_dir, f"{mode}_list.txt")
+        self.mode = mode
+        self.image_size = crop_size
+        self.resize_size = resize_size
+        self.num_classes = num_classes
+        self.seed = seed
+        self.epoch = 0
+        self.paths, self.labels, self.lines = read_list(self.list_file, num_classes)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64]:
+        path = os.path.join(self.data_dir, os.fsdecode(self.paths[index]))
+        try:
+            pixels = decode(read_file(path), fast=self.mode == "train")
+        except (FileNotFoundError, ValueError) as error:
+            hint = f"replace the picture or delete line {self.lines[index]} of {self.list_file}"
+            raise type(error)(f"{path}: {error}; {hint}") from None
+        if self.mode == "train":
+            rng = np.random.default_rng((self.seed, self.epoch, index % len(self)))
+            pixels = random_flip(random_crop(pixels, self.image_size, rng), rng)
+        else:
+            pixels = center_crop(resize_short(pixels, self.resize_size), self.image_size)
+        return normalize(pixels), self.labels[index]
+
+
+def read_list(list_file: str, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Path (bytes), label (int64) and line number of every sample, all lines checked.
+
+    Arrays, as workers would come to copy a million Python objects by counting references to them;
+    bytes, as a file's name may be in any encoding.
+    """
+    try:
+        text = read_file(list_file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{list_file}: {error}; it lists `relative/path label`") from None
+    paths, labels, lines = [], [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.strip().rsplit(maxsplit=1)  # at the last blank
+        if not fields:
+            continue
+        path, label = fields if len(fields) == 2 else (fields[0], b"")
+        if not label.isdigit() or int(label) >= num_classes:
+            expected = f"`relative/path label` with a label in 0..{num_classes - 1}"
+            found = os.fsdecode(line)
+            raise ValueError(f"{list_file}, line {number}: must be {expected}, got {found!r}")
+        if os.path.isabs(path) or (b".." in path and b".." in re.split(rb"[/\\]", path)):
+            found = os.fsdecode(path)
+            raise ValueError(f"{list_file}, line {number}: {found!r} is not inside the data folder")
+        paths.append(path)
+        labels.append(int(label))
+        lines.append(number)
+    if not paths:
+        raise ValueError(f"{list_file}: no samples; each line must be `relative/path label`")
+    return np.array(paths), np.array(labels, np.int64), np.array(lines)
+
+
+def read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise FileNotFoundError(getattr(error, "strerror", None) or str(error)) from None
+
+
+def decode(data: bytes, fast: bool = False) -> np.ndarray:
+    """The RGB pixels of a picture, uint8 [H, W, 3]; ordinary JPEGs by simplejpeg.
+
+    `fast` saves a tenth of the time of these, and is 1 or 2 of 255 off on the average.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return decode_with_pillow(data)
+    check_size(height, width)
+    if colors in ("CMYK", "YCCK"):
+        return decode_with_pillow(data)
+    try:
+        return simplejpeg.decode_jpeg(data, fastdct=fast, fastupsample=fast, strict=True)
+    except ValueError as error:
+        # A part is missing, which Pillow fills with grey without a word if an end mark follows.
+        if "premature end" in str(error).lower():
+            raise
+        # Other complaints (stray bytes before a marker, ...) are mostly harmless, and Pillow knows.
+        return decode_with_pillow(data)
+
+
+def decode_with_pillow(data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(image.height, image.width)
+            if image.mode.startswith("I"):  # 16-bit grey, which convert() cuts off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
+            elif image.mode == "P":
+                image = image.convert("RGBA")  # no warning then if some colour is transparent
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"not a picture in one of the formats {', '.join(FORMATS)}") from None
+    except Exception as error:  # Pillow raises nearly anything on a broken file
+        raise ValueError(f"not a readable picture ({error})") from None
+
+
+def check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} is too large, at most {MAX_PIXELS} pixels are read")
+
+
+def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear and, where it shrinks, antialiased: the mean of k x k samples makes a pixel.
+
+    Samples at most 1.25 pixels apart miss none. As close to Pillow's antialiased resize as OpenCV's
+    INTER_AREA is, in a third of its time.
+    """
+    cv2.setNumThreads(0)  # the loader's workers are the parallelism; it costs nothing to repeat
+    step = max(pixels.shape[0] / height, pixels.shape[1] / width)
+    k = max(1, math.ceil(step / 1.25))
+    pixels = cv2.resize(pixels, (k * width, k * height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if k > 1 else pixels
+
+
+def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a part of the picture, with area and ratio as above."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*AREA)
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    # A long strip, where hardly anything fits: the largest such part in the middle.
+    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def random_crop(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    top, left, height, width = random_box(*pixels.shape[:2], rng)
+    return resize(pixels[top : top + height, left : left + width], size, size)
+
+
+def random_flip(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return cv2.flip(pixels, 1) if rng.random() < 0.5 else pixels
+
+
+def resize_short(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize the short side to `size`; of the long one, at most twice the short one is kept.
+
+    Only the middle square is wanted, and 60000 x 1 pixels would become 15 million x 256.
+    """
+    height, width = pixels.shape[:2]
+    y, x = max(0, (height - 2 * width) // 2), max(0, (width - 2 * height) // 2)
+    pixels = pixels[y : height - y, x : width - x]
+    height, width = pixels.shape[:2]
+    scale = size / min(height, width)
+    return resize(pixels, round(height * scale), round(width * scale))
+
+
+def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def normalize(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] to float32 [3, H, W]."""
+    image = np.stack(cv2.split(pixels)).astype(np.float32)
+    image *= 1 / (255 * STD)
+    image -= MEAN / STD
+    return image

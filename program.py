@@ -1,0 +1,149 @@
+"""What the programs share: option types, one-line errors, the device, the data loader."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+
+import numpy as np
+import paddle
+from paddle.io import DataLoader, Dataset
+
+from sampler import EpochBatchSampler
+
+
+def boolean(text: str) -> bool:
+    """PaddleSlim's booleans take a value: `--use_gpu false`."""
+    if text.lower() in ("true", "t", "yes", "y", "1"):
+        return True
+    if text.lower() in ("false", "f", "no", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+
+
+def number(kind: type, minimum: float, maximum: float = float("inf")):
+    """An argparse type: an int or a finite float between two bounds, both included."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not (minimum <= value <= maximum and abs(value) != float("inf")):
+            limits = f">= {minimum}" if maximum == float("inf") else f"in [{minimum}, {maximum}]"
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {what} {limits}, got {text}")
+        return value
+
+    return parse
+
+
+def one_line_errors(main):
+    """A wrong input ends the program with one line on stderr and status 2, not with a traceback.
+
+    With PRUNING_TRACEBACK=1 in the environment the traceback is shown.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            return main(argv)
+        except (ValueError, OSError, NotImplementedError) as error:
+            if os.environ.get("PRUNING_TRACEBACK") == "1":
+                raise
+            message = " ".join(str(error).split()) or repr(error)
+            name = os.path.basename(sys.modules[main.__module__].__file__)
+            sys.stdout.flush()
+            print(f"{name}: error: {message}", file=sys.stderr, flush=True)
+            sys.exit(2)
+
+    return wrapped
+
+
+def add_common_options(parser: argparse.ArgumentParser, data: list[str], models: list[str]) -> None:
+    add = parser.add_argument
+    add("--data", choices=data, help="data set (default: cifar10)")
+    add("--data_dir", help="its folder (default: data, data/ILSVRC2012, data/fashion-mnist)")
+    add("--model", choices=models, metavar="NAME", default="mobilenet_v1",
+        help="a classifier of paddle.vision.models (default: %(default)s)")  # fmt: skip
+    add("--scale", type=number(float, 0.01), default=1.0, help="its width (default: %(default)s)")
+    add("--num_classes", type=number(int, 2), help="number of classes (default: the data set's)")
+    add("--use_gpu", type=boolean, help="true or false (default: whether there is one)")
+    add("--num_workers", type=number(int, 0), default=16,
+        help="processes that read data, at most one a core (default: %(default)s)")  # fmt: skip
+    add("--log_period", type=number(int, 1), default=100,
+        help="batches between log lines (default: %(default)s)")  # fmt: skip
+
+
+def set_device(use_gpu: bool | None) -> None:
+    there = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if use_gpu and not there:
+        why = "no GPU was found" if paddle.is_compiled_with_cuda() else "this Paddle is CPU-only"
+        raise ValueError(f"--use_gpu true, but {why}; use --use_gpu false")
+    paddle.set_device("gpu" if there and use_gpu is not False else "cpu")
+
+
+class Loader:
+    """Batches of a data set as lists of tensors, read by processes or, with 0 workers, in this one.
+
+    An error in a data set is raised here as a ValueError with its message. (A plain DataLoader of
+    Paddle waits for ever without workers, and with them dies of an error that names nothing.)
+    """
+
+    def __init__(self, dataset, batch_sampler: EpochBatchSampler, num_workers: int):
+        self.dataset, self.batch_sampler = dataset, batch_sampler
+        self.workers = min(num_workers, os.cpu_count() or 1)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self):
+        if self.workers == 0:
+            for indices in self.batch_sampler:
+                batch = _collate([self.dataset[index] for index in indices])
+                yield [paddle.to_tensor(column) for column in batch]
+            return
+        reader = DataLoader(
+            _Guarded(self.dataset),
+            batch_sampler=self.batch_sampler,
+            num_workers=self.workers,
+            collate_fn=_collate,
+        )
+        try:
+            for batch in reader:
+                if len(batch) == 1:
+                    raise ValueError(bytes(batch[0].numpy()).decode())
+                yield batch
+        except SystemError:
+            raise ValueError(
+                "a process that reads data died, perhaps for lack of memory; lower --num_workers"
+            ) from None
+
+
+class _Guarded(Dataset):
+    """A data set that gives an error as a sample, so that it survives the way to this process."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            return error
+
+
+def _collate(samples: list) -> list[np.ndarray]:
+    """A column of the samples each; or the first error's message alone, as bytes."""
+    for sample in samples:
+        if isinstance(sample, (ValueError, OSError)):
+            return [np.frombuffer(str(sample).encode(), np.uint8)]
+        if isinstance(sample, Exception):
+            return [np.frombuffer(repr(sample).encode(), np.uint8)]
+    return [np.stack(column) for column in zip(*samples)]

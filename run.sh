@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Set-up and every documented command by name. The first call makes .venv beside this file.
+#
+#   bash run.sh demo                       train, prune and compare on real data, about 3 minutes
+#   bash run.sh test [pytest options]      the test suite
+#   bash run.sh threshold|ratio|multi_gpu|evaluate [options]
+#   bash run.sh resume --resume_epoch N [options]
+#   bash run.sh gpu_check                  does the GPU compute what the CPU computes, and how fast?
+#
+# Options after the name are passed on, later ones win: bash run.sh ratio --ratio 0.75.
+# Environment: PYTHON (python3), VENV (.venv beside this file), EXTRAS (cpu,test or gpu,test),
+# LAUNCH_OPTIONS (--gpus=0,1,2,3).
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=${VENV:-$here/.venv}
+
+die() {
+  echo "run.sh: error: $*" >&2
+  exit 2
+}
+
+install() {
+  local python=${PYTHON:-python3} extras=${EXTRAS:-} log stamp
+  command -v "$python" >/dev/null || die "no $python; install Python 3.9 to 3.13, or set PYTHON"
+  if [ -z "$extras" ]; then
+    if nvidia-smi >/dev/null 2>&1; then extras=gpu,test; else extras=cpu,test; fi
+  fi
+  stamp="$extras $(cksum <"$here/pyproject.toml")"
+  [ "$(cat "$venv/.ready" 2>/dev/null)" != "$stamp" ] || return 0
+  "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' ||
+    die "$("$python" --version) is not supported; install Python 3.9 to 3.13, or set PYTHON"
+  echo "run.sh: installing [$extras] into $venv (once)" >&2
+  log=$(mktemp) || die "cannot write a temporary file; free some disk space"
+  {
+    "$python" -m venv "$venv" &&
+      "$venv/bin/python" -m pip install --disable-pip-version-check "$here[$extras]" &&
+      echo "$stamp" >"$venv/.ready"
+  } >"$log" 2>&1 || {
+    ! grep -q 'No space left' "$log" || die "the disk is full; .venv needs about 2 GB"
+    ! grep -qE 'ensurepip|No module named (venv|pip)' "$log" ||
+      die "$python has no pip or venv; on Debian: apt-get install python3-venv"
+    die "installing failed: $(grep -iE 'error' "$log" | tail -n 1); all of it is in $log"
+  }
+  rm -f "$log"
+}
+
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
+  demo | test | threshold | ratio | multi_gpu | resume | evaluate | gpu_check) ;;
+  *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac
+install
+python=$venv/bin/python
+
+# shellcheck disable=SC2086  (LAUNCH_OPTIONS is a list)
+case $command in
+  demo) exec "$python" "$here/benchmarks/demo.py" "$@" ;;
+  test) cd "$here" && exec "$python" -m pytest "$@" ;;
+  threshold) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 "$@" ;;
+  ratio) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;
+  multi_gpu) exec "$python" -m paddle.distributed.launch ${LAUNCH_OPTIONS:---gpus=0,1,2,3} --log_dir=train_mbv1_imagenet_threshold_001_log "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --batch_size 256 "$@" ;;
+  resume)
+    [[ " $* " == *" --resume_epoch"* ]] || die "after which epoch? bash run.sh resume --resume_epoch 29"
+    exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --pretrained_model models/ "$@" ;;
+  evaluate) exec "$python" "$here/evaluate.py" --pruned_model models/ --data imagenet "$@" ;;
+  gpu_check) exec "$python" "$here/benchmarks/gpu_check.py" "$@" ;;
+esac

@@ -1,0 +1,60 @@
+"""Which samples, in which order, on which rank: a function of (seed, epoch) and nothing else."""
+
+from __future__ import annotations
+
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from collections.abc import Iterator
+
+import numpy as np
+import paddle
+
+
+class EpochBatchSampler(paddle.io.BatchSampler):
+    """Lists of sample numbers for DataLoader(batch_sampler=...); `batch_size` is that of one rank.
+
+    drop_last (training): the ranks together see, step by step, what one rank with a batch of
+    batch_size * world_size sees, and all take as many steps. Otherwise (evaluation): batches are
+    dealt to the ranks in turn, each sample once; the last may be short, a rank may have one less.
+
+    Raises:
+        ValueError: nothing to sample from, too little for one step, or a bad size or rank.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ):
+        step = batch_size * world_size
+        if num_samples < 1:
+            raise ValueError("the data set is empty")
+        if batch_size < 1:
+            raise ValueError(f"batch size must be at least 1, got {batch_size}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
+        if drop_last and num_samples < step:
+            raise ValueError(
+                f"training set has {num_samples} samples, fewer than batch size {batch_size} "
+                f"times {world_size} ranks; lower --batch_size"
+            )
+        self.num_samples, self.batch_size, self.seed, self.epoch = num_samples, batch_size, seed, 0
+        self.shuffle, self.drop_last = shuffle, drop_last
+        stop = num_samples - num_samples % step if drop_last else num_samples
+        self.starts = range(rank * batch_size, stop, step)  # of this rank's batches, in the order
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = (rng.permutation if self.shuffle else np.arange)(self.num_samples)
+        for start in self.starts:
+            yield order[start : start + self.batch_size].tolist()

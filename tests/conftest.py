@@ -1,0 +1,47 @@
+"""Small data that the tests of several modules read."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def cifar_dir(tmp_path_factory):
+    """A folder with a CIFAR-10 archive of 40 training and 10 test pictures."""
+    folder = tmp_path_factory.mktemp("cifar")
+    rng = np.random.default_rng(0)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    with tarfile.open(folder / "cifar-10-python.tar.gz", "w:gz") as archive:
+        for name in names:
+            count = 10 if name == "test_batch" else 8
+            batch = {
+                b"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+                b"labels": [int(label) for label in rng.integers(0, 10, count)],
+            }
+            content = pickle.dumps(batch, protocol=2)
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet_dir(tmp_path_factory):
+    """A folder with ImageNet's lists over 4 training and 3 test pictures of 40x32."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    rng = np.random.default_rng(0)
+    for mode, count in (("train", 4), ("val", 3)):
+        lines = []
+        for i in range(count):
+            name = f"{mode} {i}.JPEG"
+            Image.fromarray(rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(folder / name)
+            lines.append(f"{name} {i}\n")
+        (folder / f"{mode}_list.txt").write_text("".join(lines))
+    return folder

@@ -1,0 +1,532 @@
+"""The ImageNet reader's promises: geometry, the same pixels everywhere, no bad sample let by."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import pickle
+import queue
+import re
+import struct
+import threading
+import tracemalloc
+import zlib
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import imagenet_reader
+from imagenet_reader import ImageNetDataset
+
+COLOR = (200, 100, 50)
+# (200/255 - .485) / .229, (100/255 - .456) / .224, (50/255 - .406) / .225
+NORMALIZED = [1.307046, -0.285014, -0.932985]
+
+
+def encoded(picture, format: str = "PNG", **options) -> bytes:
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(np.asarray(picture, np.uint8))
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def plain(width: int = 60, height: int = 50) -> Image.Image:
+    return Image.new("RGB", (width, height), COLOR)
+
+
+def photograph(width: int = 500, height: int = 375) -> np.ndarray:
+    return load_sample_image("flower.jpg")[:height, :width]
+
+
+def dataset_of(folder, files: dict, mode: str = "val", text: str | bytes | None = None, **options):
+    """A data set whose folder holds these files (name: bytes), listed with labels 0, 1, ..."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    if text is None:
+        text = "".join(f"{name} {label}\n" for label, name in enumerate(files))
+    data = text if isinstance(text, bytes) else text.encode()
+    (folder / f"{mode}_list.txt").write_bytes(data)
+    return ImageNetDataset(folder, mode, **options)
+
+
+def pixels_of(image: np.ndarray) -> np.ndarray:
+    """The uint8 [H, W, 3] that was normalised, as floats."""
+    return np.moveaxis(image * imagenet_reader.STD + imagenet_reader.MEAN, 0, 2) * 255
+
+
+# Transforms
+
+
+def test_val_item_of_a_plain_color(tmp_path):
+    dataset = dataset_of(tmp_path, {"a.png": encoded(plain()), "b.png": encoded(plain())})
+    assert (len(dataset), dataset.num_classes, dataset.image_size, dataset.epoch) == (
+        2,
+        1000,
+        224,
+        0,
+    )
+    image, label = dataset[1]
+    assert image.dtype == np.float32
+    assert image.shape == (3, 224, 224)
+    assert image.flags["C_CONTIGUOUS"]
+    expected = np.broadcast_to(np.float32(NORMALIZED)[:, None, None], image.shape)
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+    assert isinstance(label, np.int64)
+    assert label == 1
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 300), (300, 1), (33, 500), (300, 301)])
+def test_any_size_gives_the_wanted_size(tmp_path, mode, size):
+    dataset = dataset_of(tmp_path, {"a.png": encoded(plain(*size))}, mode, crop_size=48)
+    assert dataset.image_size == 48
+    image, _ = dataset[0]
+    assert image.shape == (3, 48, 48)
+    np.testing.assert_allclose(image.mean((1, 2)), NORMALIZED, atol=1e-5)
+
+
+def test_enlarging_is_bilinear():
+    pixels = np.repeat(np.uint8([[0, 100]])[:, :, None], 3, axis=2)
+    assert imagenet_reader.resize(pixels, 1, 4)[0, :, 0].tolist() == [0, 25, 75, 100]
+
+
+def test_shrinking_takes_means():
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[:2, :2] = [[[0], [4]], [[8], [12]]]
+    pixels[2:, 2:] = 200
+    assert imagenet_reader.resize(pixels, 2, 2)[:, :, 1].tolist() == [[6, 0], [0, 200]]
+    checkerboard = np.uint8(np.indices((300, 300)).sum(0) % 2 * 255)
+    shrunk = imagenet_reader.resize(np.dstack([checkerboard] * 3), 100, 100)
+    assert np.abs(shrunk.astype(int) - 127).max() <= 30  # one sample in nine would give 0 and 255
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    pixels = photograph(224, 224)
+    np.testing.assert_array_equal(imagenet_reader.resize(pixels, 224, 224), pixels)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 375, 500), (20, 50, 320, 350), (75, 100, 150, 140)])
+def test_resizing_is_as_pillow_does_it(box):
+    top, left, height, width = box
+    part = photograph()[top : top + height, left : left + width]
+    ours = imagenet_reader.resize(part, 224, 224).astype(int)
+    pillows = np.asarray(Image.fromarray(part).resize((224, 224), Image.BILINEAR)).astype(int)
+    assert np.abs(ours - pillows).mean() < 1
+    assert np.abs(ours[1:] - pillows[:-1]).mean() > 1.5  # so much is one line
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(375, 500, (256, 341)), (500, 375, (341, 256)), (64, 64, (256, 256)), (1, 60000, (256, 512))],
+)
+def test_short_side_is_resized(height, width, expected):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    assert imagenet_reader.resize_short(pixels, 256).shape == (*expected, 3)
+
+
+def test_middle_of_a_long_strip_is_kept():
+    strip = np.repeat(np.uint8([range(0, 100, 10)])[:, :, None], 3, axis=2)  # 1 x 10
+    assert imagenet_reader.resize_short(strip, 1)[0, :, 0].tolist() == [40, 50]
+    assert imagenet_reader.resize_short(strip.transpose(1, 0, 2), 1)[:, 0, 0].tolist() == [40, 50]
+
+
+def test_center_crop():
+    pixels = np.arange(24).reshape(4, 6, 1)
+    assert imagenet_reader.center_crop(pixels, 2)[:, :, 0].tolist() == [[8, 9], [14, 15]]
+
+
+def test_val_takes_the_middle(tmp_path):
+    """Red holds the column and green the line: what arrives says where it came from."""
+    picture = np.zeros((96, 128, 3))
+    picture[:, :, 0], picture[:, :, 1] = np.arange(128), np.arange(96)[:, None]
+    dataset = dataset_of(tmp_path, {"a.png": encoded(picture)}, crop_size=36, resize_size=48)
+    pixels = pixels_of(dataset[0][0])
+    # Halved to 48 x 64, where a pixel is the mean of two (0.5, 2.5, ...), then columns from 14 and
+    # lines from 6.
+    np.testing.assert_allclose(pixels[7, :, 0], 28.5 + 2 * np.arange(36), atol=0.51)
+    np.testing.assert_allclose(pixels[:, 7, 1], 12.5 + 2 * np.arange(36), atol=0.51)
+
+
+def test_train_takes_its_random_box(tmp_path):
+    picture = np.zeros((250, 250, 3))
+    picture[:, :, 0], picture[:, :, 1] = np.arange(250), np.arange(250)[:, None]
+    dataset = dataset_of(tmp_path, {"a.png": encoded(picture)}, "train", seed=3)
+    flips = 0
+    for dataset.epoch in range(20):
+        rng = np.random.default_rng((3, dataset.epoch, 0))
+        top, left, height, width = imagenet_reader.random_box(250, 250, rng)
+        pixels = pixels_of(dataset[0][0])
+        columns = pixels[:, :, 0].mean(0)
+        flipped = columns[0] > columns[-1]
+        flips += flipped
+        # OpenCV rounds to within 0.76. At its border a picture is stretched flat.
+        inner = slice(2, -2)
+        middles = (np.arange(224) + 0.5) / 224
+        expected = (left + middles * width - 0.5)[:: -1 if flipped else 1]
+        np.testing.assert_allclose(columns[inner], expected[inner], atol=0.8)
+        lines = pixels[:, :, 1].mean(1)
+        np.testing.assert_allclose(lines[inner], (top + middles * height - 0.5)[inner], atol=0.8)
+    assert 4 <= flips <= 16
+
+
+def test_half_of_the_pictures_are_mirrored():
+    pixels = np.uint8([[[255, 0, 0], [0, 0, 255]]])  # red, blue
+    flipped = 0
+    for seed in range(200):
+        ours = imagenet_reader.random_flip(pixels, np.random.default_rng(seed)).tolist()
+        assert ours in ([[[255, 0, 0], [0, 0, 255]]], [[[0, 0, 255], [255, 0, 0]]])
+        flipped += ours[0][0] == [0, 0, 255]
+    assert 70 < flipped < 130
+
+
+def test_random_boxes_have_every_area_and_ratio_that_is_allowed():
+    areas, ratios = [], []
+    for seed in range(300):
+        box = imagenet_reader.random_box(375, 500, np.random.default_rng(seed))
+        top, left, height, width = box
+        assert 0 <= top <= 375 - height
+        assert 0 <= left <= 500 - width
+        areas.append(height * width / (375 * 500))
+        ratios.append(width / height)
+    assert 0.079 < min(areas) < 0.12
+    assert 0.85 < max(areas) <= 1
+    assert 0.745 < min(ratios) < 0.78
+    assert 1.28 < max(ratios) < 1.345
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (1, 1, (0, 0, 1, 1))],
+)
+def test_a_strip_is_cropped_in_the_middle(height, width, expected):
+    assert imagenet_reader.random_box(height, width, np.random.default_rng(0)) == expected
+
+
+# The same sample in the same epoch is the same pixels
+
+
+def test_pixels_depend_on_seed_epoch_and_index_only(tmp_path):
+    data = encoded(photograph(120, 90))
+    files = {"a.png": data, "b.png": data}  # the same picture twice
+    dataset = dataset_of(tmp_path, files, "train", crop_size=32)
+    first = dataset[0][0]
+    assert not np.array_equal(dataset[1][0], first)
+    dataset.epoch = 1
+    assert not np.array_equal(dataset[0][0], first)
+    dataset.epoch = 0
+    np.testing.assert_array_equal(dataset[0][0], first)
+    again = ImageNetDataset(tmp_path, "train", crop_size=32)
+    last = again[-1][0]
+    np.testing.assert_array_equal(again[1][0], last)
+    np.testing.assert_array_equal(again[0][0], first)
+    other_seed = ImageNetDataset(tmp_path, "train", crop_size=32, seed=1)
+    assert not np.array_equal(other_seed[0][0], first)
+    with pytest.raises(IndexError):
+        dataset[2]
+
+
+def test_workers_give_the_same_pixels(tmp_path):
+    files = {f"{i}.png": encoded(photograph(60 + i, 50)) for i in range(7)}
+    dataset = dataset_of(tmp_path, files, "train", crop_size=32)
+    dataset.epoch = 5
+    batches = {}
+    for workers in (0, 2):
+        loader = paddle.io.DataLoader(
+            dataset, batch_size=3, num_workers=workers, use_shared_memory=False
+        )
+        batches[workers] = [(images.numpy(), labels.numpy()) for images, labels in loader]
+    assert [labels.tolist() for _, labels in batches[0]] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert batches[0][0][0].dtype == np.float32
+    assert batches[0][0][1].dtype == np.int64
+    for (images, labels), (images_2, labels_2) in zip(batches[0], batches[2]):
+        np.testing.assert_array_equal(images, images_2)
+        np.testing.assert_array_equal(labels, labels_2)
+    np.testing.assert_array_equal(batches[0][2][0][0], dataset[6][0])
+
+
+def test_neither_import_nor_items_touch_the_global_random_numbers(tmp_path):
+    dataset = dataset_of(tmp_path, {"a.png": encoded(plain())}, "train", crop_size=8)
+    np.random.seed(7)
+    expected = np.random.rand()
+    np.random.seed(7)
+    spec = importlib.util.spec_from_file_location("once_more", imagenet_reader.__file__)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    dataset[0]
+    assert np.random.rand() == expected
+
+
+def test_opencv_runs_in_one_thread(tmp_path):
+    dataset = dataset_of(tmp_path, {"a.png": encoded(plain())}, crop_size=8)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        dataset[0]
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)
+
+
+# Everything that Pillow can read is RGB
+
+GREY16 = Image.fromarray(np.full((50, 60), 100 * 257, np.uint16))
+PALETTE = plain().quantize(4)
+JPEG = encoded(photograph(160, 120), "JPEG", quality=90)
+
+
+def transparent_palette() -> bytes:
+    return encoded(PALETTE, transparency=bytes([0, 128, 255, 255]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(encoded(plain()), COLOR, id="png"),
+        pytest.param(encoded(plain(), "JPEG", quality=95), COLOR, id="jpeg"),
+        pytest.param(
+            encoded(plain(), "JPEG", quality=95, progressive=True), COLOR, id="progressive"
+        ),
+        pytest.param(encoded(plain().convert("CMYK"), "JPEG", quality=95), COLOR, id="cmyk jpeg"),
+        pytest.param(encoded(plain().convert("L"), "JPEG", quality=95), (124,) * 3, id="grey jpeg"),
+        pytest.param(encoded(plain().convert("L")), (124,) * 3, id="grey png"),
+        pytest.param(encoded(plain().convert("LA")), (124,) * 3, id="grey and alpha"),
+        pytest.param(encoded(Image.new("1", (60, 50), 1)), (255,) * 3, id="one bit"),
+        pytest.param(encoded(GREY16), (100,) * 3, id="16-bit grey png"),
+        pytest.param(encoded(GREY16, "TIFF"), (100,) * 3, id="16-bit grey tiff"),
+        pytest.param(encoded(GREY16, "PPM"), (100,) * 3, id="16-bit grey pgm"),
+        pytest.param(encoded(plain().convert("RGBA")), COLOR, id="rgba"),
+        pytest.param(encoded(PALETTE), COLOR, id="palette"),
+        pytest.param(transparent_palette(), COLOR, id="transparent palette"),
+        pytest.param(encoded(PALETTE, "GIF"), COLOR, id="gif"),
+        pytest.param(encoded(plain(), "BMP"), COLOR, id="bmp"),
+        pytest.param(encoded(plain(), "TIFF"), COLOR, id="tiff"),
+        pytest.param(encoded(plain(), "PPM"), COLOR, id="ppm"),
+        pytest.param(encoded(plain(), "WEBP", lossless=True), COLOR, id="webp"),
+    ],
+)
+def test_odd_formats_are_read_as_rgb(tmp_path, data, expected):
+    dataset = dataset_of(tmp_path, {"odd.JPEG": data}, crop_size=32, resize_size=32)
+    pixels = pixels_of(dataset[0][0])
+    np.testing.assert_allclose(pixels, np.broadcast_to(expected, pixels.shape), atol=2.01)
+
+
+def test_16_bit_rgb(tmp_path):
+    bgr = np.broadcast_to(np.uint16([50, 100, 200]) * 257, (50, 60, 3))
+    dataset = dataset_of(tmp_path, {"a.JPEG": cv2.imencode(".png", bgr)[1].tobytes()})
+    np.testing.assert_allclose(dataset[0][0].mean((1, 2)), NORMALIZED, atol=1e-4)
+
+
+def test_jpegs_are_decoded_as_pillow_does():
+    np.testing.assert_array_equal(
+        imagenet_reader.decode(JPEG), np.asarray(Image.open(io.BytesIO(JPEG)))
+    )
+    fast, exact = imagenet_reader.decode(JPEG, fast=True), imagenet_reader.decode(JPEG)
+    assert 0 < np.abs(fast.astype(int) - exact).mean() < 3
+
+
+def with_wrong_scan_parameters(jpeg: bytes) -> bytes:
+    """The end of the spectrum, the last but one byte of the scan's header, is not the usual 63."""
+    start = jpeg.index(b"\xff\xda") + 2
+    length = int.from_bytes(jpeg[start : start + 2], "big")
+    return jpeg[: start + length - 2] + b"\x3e" + jpeg[start + length - 1 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(JPEG[:-2] + bytes(9) + JPEG[-2:], id="stray bytes before the end"),
+        pytest.param(JPEG.replace(b"\xff\xdb", b"\0\0\xff\xdb", 1), id="stray bytes in the header"),
+        pytest.param(JPEG + b"more" * 99, id="something after the end"),
+        pytest.param(with_wrong_scan_parameters(JPEG), id="wrong scan parameters"),
+    ],
+)
+def test_harmless_faults_of_jpegs_are_passed_over(tmp_path, data):
+    dataset = dataset_of(tmp_path, {"a.JPEG": data, "good.JPEG": JPEG})
+    np.testing.assert_array_equal(dataset[0][0], dataset[1][0])
+
+
+# Lists
+
+
+def test_paths_with_blanks_blank_lines_and_any_line_end(tmp_path):
+    files = {"n01/my photo 1.JPEG": encoded(plain()), "b.JPEG": encoded(plain())}
+    text = "\n  \nn01/my photo 1.JPEG 7\r\n\n b.JPEG\t999"
+    dataset = dataset_of(tmp_path, files, text=text, crop_size=8)
+    assert [int(dataset[i][1]) for i in range(len(dataset))] == [7, 999]
+    assert dataset.lines.tolist() == [3, 5]
+
+
+def test_names_in_any_encoding(tmp_path):
+    latin = "caf\udce9.JPEG"  # b"caf\xe9.JPEG"
+    try:
+        (tmp_path / latin).write_bytes(encoded(plain()))
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such name")
+    text = b"caf\xe9.JPEG 0\nb\xc3\xa4r.JPEG 1\n"
+    dataset = dataset_of(tmp_path, {"bär.JPEG": encoded(plain())}, text=text, crop_size=8)
+    assert dataset[0][0].shape == dataset[1][0].shape == (3, 8, 8)
+
+
+def test_links_inside_the_data_folder_may_lead_out(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a..JPEG").write_bytes(encoded(plain()))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(tmp_path / "elsewhere")
+    dataset = dataset_of(tmp_path / "data", {}, text="train/a..JPEG 0\n", crop_size=8)
+    assert dataset[0][0].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "val_list.txt: no samples"),
+        (" \n\n", "val_list.txt: no samples"),
+        ("a.png 0\n\na.png\n", "line 3: .*label in 0..9, got 'a.png'"),
+        ("a.png 0\nmy photo.png\n", "line 2: .*label in 0..9, got 'my photo.png'"),
+        ("a.png cat\n", "line 1: .*label in 0..9, got 'a.png cat'"),
+        ("a.png 1.0\n", "line 1: .*label in 0..9, got 'a.png 1.0'"),
+        ("a.png 10\n", "line 1: .*label in 0..9, got 'a.png 10'"),
+        ("a.png -1\n", "line 1: .*label in 0..9, got 'a.png -1'"),
+        ("a.png 1_0\n", "line 1: .*label in 0..9"),
+        ("a.png ²\n", "line 1: .*label in 0..9"),
+        ("a.png 0\n/etc/a.png 0\n", "line 2: '/etc/a.png' is not inside the data folder"),
+        ("../a.png 0\n", "line 1: '../a.png' is not inside the data folder"),
+        ("n/../../a.png 0\n", "line 1: 'n/../../a.png' is not inside"),
+        ("n\\..\\a.png 0\n", "line 1: .* is not inside"),
+    ],
+)
+def test_bad_lists_are_refused(tmp_path, text, message):
+    files = {"a.png": encoded(plain())}
+    with pytest.raises(ValueError, match=message) as caught:
+        dataset_of(tmp_path, files, text=text, num_classes=10)
+    assert str(tmp_path / "val_list.txt") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_arguments_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no data folder .*nowhere"):
+        ImageNetDataset(tmp_path / "nowhere", "train")
+    with pytest.raises(FileNotFoundError, match=r"train_list.txt: No such file.*path label"):
+        ImageNetDataset(tmp_path, "train")
+    with pytest.raises(ValueError, match="mode must be 'train' or 'val', got 'test'"):
+        ImageNetDataset(tmp_path, "test")
+    with pytest.raises(ValueError, match=r"crop_size must be in 1\.\.resize_size=256, got 299"):
+        ImageNetDataset(tmp_path, "val", crop_size=299)
+
+
+# Pictures that are none
+
+
+def png_header(width: int, height: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + data + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+def jpeg_header(width: int, height: int) -> bytes:
+    """A sound JPEG but for the size in its frame header."""
+    at = JPEG.index(b"\xff\xc0") + 5
+    return JPEG[:at] + struct.pack(">HH", height, width) + JPEG[at + 4 :]
+
+
+HALF = len(JPEG) // 2
+PNG = encoded(photograph(60, 50))
+BROKEN = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"not a picture at all", "not a picture in one of the formats JPEG, PNG"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a picture in one of the formats JPEG, PNG"),
+    "only a jpeg's start": (JPEG[:10], "not a readable picture"),
+    "jpeg cut in the header": (JPEG[:300], "not a readable picture"),
+    "jpeg cut before the pixels": (JPEG[: JPEG.index(b"\xff\xda") + 14], "end of JPEG file"),
+    "jpeg cut in half": (JPEG[:HALF], "Premature end of JPEG file"),
+    "jpeg without its last byte": (JPEG[:-1], "Premature end of JPEG file"),
+    "jpeg whose second half is zeros": (JPEG[:HALF] + bytes(HALF), "Premature end of JPEG file"),
+    "jpeg cut in half and ended": (JPEG[:HALF] + b"\xff\xd9", "premature end of data segment"),
+    "stray bytes, then cut": (
+        JPEG[:HALF].replace(b"\xff\xdb", b"\0\0\xff\xdb", 1),
+        "not a readable picture .*truncated",
+    ),
+    "png cut in half": (PNG[: len(PNG) // 2], "not a readable picture .*truncated"),
+    "png with a wrong byte": (PNG[:900] + b"\0\0" + PNG[902:], "not a readable picture"),
+    "gif cut in half": (encoded(photograph(60, 50), "GIF")[:1000], "not a readable picture"),
+    "tiff cut in half": (encoded(photograph(60, 50), "TIFF")[:4000], "not a readable picture"),
+    "huge jpeg": (jpeg_header(60000, 60000), "60000 x 60000 is too large, at most 89478485"),
+    "large jpeg": (jpeg_header(9500, 9500), "9500 x 9500 is too large"),
+    "huge png": (png_header(60000, 60000), "3600000000 pixels"),
+}
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_pictures_are_refused(tmp_path, mode, name):
+    data, message = BROKEN[name]
+    text = "good.png 0\n\nbad one.JPEG 1\n"
+    dataset = dataset_of(tmp_path, {"good.png": encoded(plain()), "bad one.JPEG": data}, mode, text)
+    dataset[0]
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message) as caught:
+        dataset[1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    found = str(caught.value)
+    assert found.startswith(f"{tmp_path / 'bad one.JPEG'}: ")
+    assert found.endswith(f"; replace the picture or delete line 3 of {dataset.list_file}")
+    assert "\n" not in found
+    assert str(pickle.loads(pickle.dumps(caught.value))) == found
+    assert peak < 20e6
+
+
+def test_missing_pictures_are_refused(tmp_path):
+    text = b"gone.JPEG 0\nfolder 1\nzero\0byte.JPEG 2\n"
+    (tmp_path / "folder").mkdir()
+    dataset = dataset_of(tmp_path, {}, text=text)
+    reasons = ["No such file or directory", "Is a directory", "embedded null byte"]
+    for i, reason in enumerate(reasons):
+        with pytest.raises(FileNotFoundError, match=f"{reason}; .* line {i + 1} of") as caught:
+            dataset[i]
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'gone.JPEG'}: No such")):
+        dataset[0]
+
+
+def fault_of(loader, monkeypatch) -> BaseException:
+    """What a worker's fault becomes here: Paddle raises it in the thread that gathers batches.
+
+    The loop over the loader meets a SystemError only ("Blocking queue is killed"). It is not kept,
+    as its traceback holds the iterator, and so the workers, alive.
+    """
+    faults = queue.Queue()
+    monkeypatch.setattr(threading, "excepthook", lambda caught: faults.put(caught.exc_value))
+    met = ""
+    try:
+        list(loader)
+    except SystemError as error:
+        met = str(error)
+    assert "data reader raises an exception" in met
+    return faults.get(timeout=30)
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
+def test_a_fault_in_a_worker_arrives_with_the_name_of_the_file(tmp_path, monkeypatch, error):
+    files = {f"{i}.png": encoded(plain()) for i in range(6)}
+    dataset = dataset_of(tmp_path, {**files, "bad one.JPEG": JPEG[:HALF]}, "train", crop_size=8)
+    if error is FileNotFoundError:
+        (tmp_path / "bad one.JPEG").unlink()
+    loader = paddle.io.DataLoader(dataset, batch_size=2, num_workers=2, use_shared_memory=False)
+    fault = fault_of(loader, monkeypatch)
+    assert type(fault) is error
+    assert re.search(r"bad one\.JPEG: .* line 7 of .*train_list\.txt$", str(fault).strip())
+
+
+def test_the_folder_may_be_a_string_and_the_data_set_may_be_pickled(tmp_path):
+    dataset_of(tmp_path, {"a.png": encoded(photograph(60, 50))}, "train", crop_size=8)
+    dataset = ImageNetDataset(str(tmp_path), "train", crop_size=8)
+    dataset.epoch = 2
+    copy = pickle.loads(pickle.dumps(dataset))  # as worker processes that are not forks get it
+    np.testing.assert_array_equal(copy[0][0], dataset[0][0])

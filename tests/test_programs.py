@@ -1,0 +1,342 @@
+"""train.py and evaluate.py as a user runs them, end to end on small data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+import checkpoint
+import classification
+import evaluate
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = "model-pruned.pdparams"
+
+
+@pytest.fixture
+def small(cifar_dir):
+    """Options for an epoch of 2 steps: 40 training pictures, the last 8 of them dropped."""
+    return ["--data_dir", str(cifar_dir), "--scale", "0.25", "--batch_size", "16",
+            "--num_workers", "0", "--use_gpu", "false"]  # fmt: skip
+
+
+def weights(path) -> dict[str, np.ndarray]:
+    state = paddle.load(str(path), return_numpy=True)
+    return {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def error_line(capfd, main, *options) -> str:
+    """The last line on stderr of a program that has to end with status 2 and without traceback."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(option) for option in options])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 2
+    assert "Traceback" not in out + err
+    return err.rstrip("\n").splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--pruning_mode", "ratio", "--ratio", "0.75"],
+        ["--pruning_mode", "threshold", "--threshold", "0.05"],
+        ["--pruning_mode", "none"],
+    ],
+)
+def test_what_was_saved_is_what_was_measured(options, small, tmp_path, capsys):
+    train.main([*small, *options, "--model_path", str(tmp_path), "--num_epochs", "1"])
+    (record,) = metrics(tmp_path)
+    capsys.readouterr()
+    evaluate.main(["--pruned_model", str(tmp_path), "--data_dir", small[1], "--json"])
+    measured = json.loads(capsys.readouterr().out)
+    assert list(measured) == ["top1", "top5", "loss", "sparsity", "prunable_sparsity", "samples"]
+    assert measured["samples"] == 10
+    for key in ("top1", "top5", "sparsity", "prunable_sparsity"):
+        assert measured[key] == record[key]
+    assert measured["loss"] == pytest.approx(record["loss"], rel=1e-6)
+    assert record["epoch"] == 0
+    assert record["lr"] == 0.05
+
+    saved = weights(tmp_path / WEIGHTS)
+    prunable = np.concatenate([v.ravel() for v in saved.values() if v.ndim > 1])
+    assert np.mean(prunable == 0) == pytest.approx(record["prunable_sparsity"])
+    if "ratio" in options:
+        assert np.count_nonzero(prunable == 0) == round(0.75 * prunable.size)
+    if "threshold" in options:
+        assert 0.2 < record["prunable_sparsity"] < 0.9
+        assert np.abs(prunable[prunable != 0]).min() >= np.float32(0.05)
+    if "none" in options:
+        assert record["prunable_sparsity"] == 0
+        assert record["threshold"] is None
+
+
+def test_the_folder_of_a_run(small, tmp_path):
+    train.main([*small, "--model_path", str(tmp_path), "--num_epochs", "3", "--model_period", "2",
+                "--test_period", "2"])  # fmt: skip
+    names = {"model-pruned.pdparams", "opt-pruned.pdopt", "train-state.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {
+        "epoch-1", "epoch-2", "model-best.pdparams", "metrics.jsonl"}  # fmt: skip
+    for name in names:
+        assert os.readlink(tmp_path / name) == f"epoch-2/{name}"
+        assert (tmp_path / "epoch-1" / name).is_file()
+    assert [record["top1"] is None for record in metrics(tmp_path)] == [True, False, False]
+    state = json.loads((tmp_path / "train-state.json").read_text())
+    assert (state["epoch"], state["step"], state["finished"]) == (2, 6, True)
+    assert state["options"]["model"] == "mobilenet_v1"
+    assert state["versions"]["paddle"] == paddle.__version__
+    optimizer = paddle.load(str(tmp_path / "opt-pruned.pdopt"), return_numpy=True)
+    assert "conv1.0.weight_velocity_0" in optimizer
+    best = max(r["top1"] for r in metrics(tmp_path) if r["top1"] is not None)
+    assert checkpoint.best_top1(tmp_path) == best
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--pruning_mode", "ratio"],
+        ["--pruning_mode", "threshold", "--threshold", "0.05", "--num_workers", "2"],
+        ["--pruning_mode", "ratio", "--model", "mobilenet_v2", "--step_epochs", "1", "2"],
+    ],
+    ids=["ratio", "workers", "dropout"],
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(options, small, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    common = [*small, *options, "--model_period", "1", "--test_period", "1"]
+    train.main([*common, "--num_epochs", "3", "--model_path", str(whole)])
+    train.main([*common, "--num_epochs", "1", "--model_path", str(parts)])
+    train.main([*common, "--num_epochs", "3", "--model_path", str(parts),
+                "--pretrained_model", str(parts), "--resume_epoch", "0"])  # fmt: skip
+    for epoch in ("epoch-1", "epoch-2"):
+        for read, name in ((weights, WEIGHTS), (weights, "opt-pruned.pdopt"), (np.load, "masks-pruned.npz")):  # fmt: skip  # noqa: E501
+            a, b = read(whole / epoch / name), read(parts / epoch / name)
+            assert sorted(a) == sorted(b)
+            assert all(np.array_equal(a[key], b[key]) for key in a), (epoch, name)
+    timed = ("seconds", "images_per_sec")
+    assert [{k: v for k, v in r.items() if k not in timed} for r in metrics(whole)] == [
+        {k: v for k, v in r.items() if k not in timed} for r in metrics(parts)
+    ]
+
+
+def test_going_back_sets_the_later_epochs_aside(small, tmp_path, capsys):
+    common = [*small, "--model_period", "1", "--model_path", str(tmp_path)]
+    train.main([*common, "--num_epochs", "3"])
+    train.main([*common, "--num_epochs", "2", "--pretrained_model", str(tmp_path),
+                "--resume_epoch", "0"])  # fmt: skip
+    (aside,) = tmp_path.glob("earlier-*")
+    assert {path.name for path in aside.glob("epoch-*")} == {"epoch-1", "epoch-2"}
+    assert {path.name for path in tmp_path.glob("epoch-*")} == {"epoch-0", "epoch-1"}
+    assert [record["epoch"] for record in metrics(tmp_path)] == [0, 1]
+    assert [record["epoch"] for record in metrics(aside)] == [0, 1, 2]
+    assert os.readlink(tmp_path / WEIGHTS) == f"epoch-1/{WEIGHTS}"
+
+
+def test_starting_from_pruned_weights_with_static_masks_keeps_just_their_zeros(small, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train.main([*small, "--num_epochs", "1", "--ratio", "0.6", "--model_path", str(first)])
+    train.main([*small, "--num_epochs", "2", "--static_masks", "--model_path", str(second),
+                "--pretrained_model", str(first)])  # fmt: skip
+    before, after = weights(first / WEIGHTS), weights(second / WEIGHTS)
+    for name in before:
+        if before[name].ndim > 1:
+            assert np.array_equal(before[name] == 0, after[name] == 0)
+            assert not np.array_equal(before[name], after[name])
+
+
+def test_max_steps_ends_a_training_that_cannot_be_resumed(small, tmp_path, capfd):
+    train.main([*small, "--num_epochs", "5", "--max_steps", "3", "--model_path", str(tmp_path)])
+    assert [record["epoch"] for record in metrics(tmp_path)] == [0, 1]
+    state = json.loads((tmp_path / "train-state.json").read_text())
+    assert (state["epoch"], state["step"], state["finished"]) == (1, 3, False)
+    message = error_line(capfd, train.main, *small, "--model_path", tmp_path,
+                         "--pretrained_model", tmp_path, "--resume_epoch", 1)  # fmt: skip
+    assert "cut short by --max_steps" in message
+
+
+def test_learning_rate_schedules_count_the_steps_of_the_loader(small, tmp_path):
+    def rates(*options):
+        folder = tmp_path / options[1]
+        train.main([*small, "--num_epochs", "4", "--model_path", str(folder), "--lr", "0.1",
+                    "--lr_strategy", *options[1:]])  # fmt: skip
+        return [record["lr"] for record in metrics(folder)]
+
+    piecewise = rates("", "piecewise_decay", "--step_epochs", "1", "3")
+    assert piecewise == pytest.approx([0.1, 0.01, 0.01, 0.001])
+    cosine = rates("", "cosine_decay")
+    assert cosine == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-4)
+
+
+def test_other_networks(small, tmp_path):
+    for name in ("shufflenet_v2_x0_25", "squeezenet1_1"):
+        options = [*small, "--scale", "1", "--use_pretrained", "false", "--model", name]
+        train.main([*options, "--max_steps", "1", "--model_path", str(tmp_path / name)])
+        assert metrics(tmp_path / name)[0]["prunable_sparsity"] == pytest.approx(0.55, abs=1e-5)
+
+
+def test_the_auxiliary_outputs_of_googlenet_count_in_the_loss_and_not_in_the_accuracy():
+    right, wrong = paddle.to_tensor([[0.0, 0.0]]), paddle.to_tensor([[0.0, 100.0]])
+    labels = paddle.to_tensor([0])
+    loss = classification.loss([right, wrong, wrong], labels)
+    assert float(loss) == pytest.approx(np.log(2) + 2 * 0.3 * 100)
+    sums = classification.counts([right, wrong, wrong], labels, loss)
+    assert sums.tolist() == pytest.approx([float(loss), 1, 1, 1])
+
+
+def test_imagenet(imagenet_dir, tmp_path, capsys):
+    options = ["--data", "imagenet", "--data_dir", str(imagenet_dir), "--num_workers", "2"]
+    train.main([*options, "--scale", "0.25", "--batch_size", "2", "--max_steps", "1",
+                "--model_path", str(tmp_path)])  # fmt: skip
+    assert metrics(tmp_path)[0]["prunable_sparsity"] == pytest.approx(0.55, abs=1e-5)
+    evaluate.main([*options, "--pruned_model", str(tmp_path / "model-pruned"), "--per_layer"])
+    printed = capsys.readouterr().out
+    assert "samples 3" in printed
+    assert "conv1.0.weight" in printed
+
+
+def test_a_paddleslim_checkpoint_loses_its_masks(small, tmp_path, capsys):
+    train.main([*small, "--max_steps", "1", "--model_path", str(tmp_path / "a")])
+    state = paddle.load(str(tmp_path / "a" / WEIGHTS))
+    state["conv1.0.conv2d_0_w_0_mask"] = paddle.ones([8, 3, 3, 3])
+    paddle.save(state, str(tmp_path / "slim.pdparams"))
+    train.main([*small, "--max_steps", "1", "--model_path", str(tmp_path / "b"),
+                "--pretrained_model", str(tmp_path / "slim")])  # fmt: skip
+    assert "dropped 1 masks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ratio", "1.2"], "argument --ratio: must be a number in [0, 1], got 1.2"),
+        (["--ratio", "nan"], "argument --ratio: must be a number in [0, 1], got nan"),
+        (["--threshold", "-1"], "argument --threshold: must be a number >= 0, got -1"),
+        (["--threshold", "nan"], "argument --threshold: must be a number >= 0, got nan"),
+        (["--batch_size", "0"], "argument --batch_size: must be a whole number >= 1, got 0"),
+        (["--batch_size", "41"], "41"),
+        (["--lr_strategy", "poly"], "argument --lr_strategy: invalid choice: 'poly'"),
+        (["--use_gpu", "maybe"], "argument --use_gpu: must be true or false, got 'maybe'"),
+        (["--model", "resnet19"], "argument --model: invalid choice: 'resnet19'"),
+        (["--step_epochs", "60", "30"], "argument --step_epochs: must increase, got [60, 30]"),
+        (["--amp"], "--amp needs a GPU"),
+        (["--resume_epoch", "3"], "--resume_epoch needs --pretrained_model"),
+        (["--static_masks"], "--static_masks needs --pretrained_model"),
+        (["--model", "vgg16", "--scale", "0.5"], "vgg16 has one width only"),
+        (["--model", "googlenet", "--scale", "1", "--use_pretrained", "false"],
+         "googlenet does not take pictures of 32x32"),
+        (["--num_classes", "9"], "cifar10 has 10 classes, --num_classes 9"),
+        (["--data_dir", "README.md"], "README.md"),
+        (["--model_path", "README.md"], "cannot write to --model_path README.md"),
+        (["--pretrained_model", "nowhere"], "there is no nowhere"),
+        (["--pretrained_model", "tests"], "tests holds no model-pruned.pdparams"),
+        (["--pretrained_model", "README.md"], "README.md: "),
+        (["--pretrained_model", "tests", "--resume_epoch", "3"],
+         "tests has no checkpoint of epoch 3; there are no checkpoints"),
+    ],
+)  # fmt: skip
+def test_refusals(options, words, small, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = [] if "--model_path" in options else ["--model_path", tmp_path]
+    assert words in error_line(capfd, train.main, *small, *path, *options)
+
+
+def test_a_gpu_that_is_not_there_is_refused(small, tmp_path, capfd):
+    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
+        pytest.skip("there is a GPU")
+    for main in (train.main, evaluate.main):
+        assert "--use_gpu true, but" in error_line(capfd, main, *small[:4], "--use_gpu", "true")
+
+
+def test_refused_checkpoints(small, tmp_path, capfd):
+    train.main([*small, "--num_epochs", "2", "--model_period", "1", "--model_path", str(tmp_path)])
+    resume = [*small, "--model_path", tmp_path / "new", "--pretrained_model", tmp_path]
+    message = error_line(capfd, train.main, *resume, "--resume_epoch", 7)
+    assert message.endswith("no checkpoint of epoch 7; the epochs there are: 0, 1")
+    message = error_line(capfd, train.main, *resume, "--resume_epoch", 1, "--num_epochs", 2)
+    assert "epoch 1 is the last of --num_epochs 2" in message
+    message = error_line(capfd, train.main, *resume, "--scale", 0.5)
+    assert "conv1.0.weight is [8, 3, 3, 3], the model's [16, 3, 3, 3]" in message
+    message = error_line(capfd, train.main, *resume, "--scale", "1", "--model", "resnet18")
+    assert "bn1.weight is missing" in message
+
+    whole = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / "cut.pdparams").write_bytes(whole[: len(whole) // 2])
+    message = error_line(capfd, evaluate.main, *small[:4], "--pruned_model", tmp_path / "cut")
+    assert "cut.pdparams" in message
+
+
+def test_a_fault_in_a_worker_process_is_one_line_too(imagenet_dir, tmp_path, capfd):
+    (tmp_path / "train_list.txt").write_text("a.JPEG 0\nb.JPEG 1\n")
+    (tmp_path / "val_list.txt").write_text("a.JPEG 0\n")
+    whole = (imagenet_dir / "train 0.JPEG").read_bytes()
+    (tmp_path / "a.JPEG").write_bytes(whole)
+    (tmp_path / "b.JPEG").write_bytes(whole[: len(whole) // 2])
+    options = ["--data", "imagenet", "--data_dir", tmp_path, "--scale", "0.25", "--batch_size", 2]
+    for workers in (0, 2):
+        message = error_line(capfd, train.main, *options, "--num_workers", workers,
+                             "--model_path", tmp_path / "models")  # fmt: skip
+        assert message.startswith("train.py: error: ")
+        assert "b.JPEG" in message
+
+
+def test_weights_that_cannot_be_downloaded(small, tmp_path, capfd, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise RuntimeError("Download from https://... failed. Retry limit reached")
+
+    monkeypatch.setattr("paddle.vision.models.mobilenetv1.get_weights_path_from_url", no_network)
+    options = [*small, "--scale", "1", "--model_path", tmp_path]
+    message = error_line(capfd, train.main, *options)
+    assert "could not get ImageNet weights for mobilenet_v1" in message
+    assert "--use_pretrained false" in message
+
+
+def test_help_also_by_its_short_form(capsys):
+    for main in (train.main, evaluate.main):
+        with pytest.raises(SystemExit) as ended:
+            main(["--h"])
+        assert ended.value.code == 0
+        assert "--data" in capsys.readouterr().out
+
+
+def test_two_processes_agree(small, tmp_path):
+    """Under the launcher: equal masks on both ranks at every step, one writer, no sample twice."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import hashlib, json, sys, train, classification\n"
+        "import paddle.distributed as dist\n"
+        "seen, step = [], train.UnstructuredPruner.step\n"
+        "def spy(self):\n"
+        "    step(self)\n"
+        "    masks = b''.join(m.numpy().tobytes() for m in self.masks.values())\n"
+        "    seen.append(hashlib.sha256(masks).hexdigest())\n"
+        "train.UnstructuredPruner.step = spy\n"
+        "tested, evaluate = [], classification.evaluate\n"
+        "classification.evaluate = lambda *a: tested.append(evaluate(*a)) or tested[-1]\n"
+        "train.main(sys.argv[2:])\n"
+        "with open(f'{sys.argv[1]}/rank{dist.get_rank()}.json', 'w') as file:\n"
+        "    json.dump([seen, tested], file)\n"
+    )
+    out = tmp_path / "models"
+    subprocess.run(
+        [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
+         "--log_dir", tmp_path / "log", script, tmp_path, *small, "--batch_size", "8",
+         "--num_epochs", "2", "--model_path", out],
+        check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    (masks, tested), other = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert [masks, tested] == other
+    assert len(masks) == 4
+    assert len(set(masks)) == 4
+    assert [result["samples"] for result in tested] == [10]
+    assert len(metrics(out)) == 2
+    assert json.loads((out / "train-state.json").read_text())["ranks"] == 2

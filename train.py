@@ -1,0 +1,342 @@
+"""Prunes a network while it trains.
+
+    python train.py --data digits --scale 0.25 --num_epochs 8                     # laptop, a minute
+    python train.py --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01
+    python train.py --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55
+    python -m paddle.distributed.launch --gpus="0,1,2,3" train.py --data imagenet --batch_size 256
+    python train.py --data imagenet --pretrained_model models --resume_epoch 29   # after epoch 29
+
+Options, defaults and file names are those of PaddleSlim's demo; models/README.md tells what is
+saved. Epochs count from 0, the batch size is per card, accuracies and sparsities are fractions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle.optimizer import lr
+from tqdm import tqdm
+
+import checkpoint
+import classification
+from program import Loader, add_common_options, boolean, number, one_line_errors, set_device
+from sampler import EpochBatchSampler
+from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    # fmt: off
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add_common_options(parser, list(classification.NUM_CLASSES), classification.MODELS)
+    add("--batch_size", type=number(int, 1), default=64, help="per card (default: %(default)s)")
+    add("--batch_size_for_validation", type=number(int, 1), default=64, help="(%(default)s)")
+    add("--lr", type=number(float, 0), default=0.05, help="learning rate (default: %(default)s)")
+    add("--lr_strategy", choices=["piecewise_decay", "cosine_decay"], default="piecewise_decay",
+        help="x0.1 at each of --step_epochs, or a cosine down to 0 (default: %(default)s)")
+    add("--step_epochs", type=number(int, 1), nargs="+", default=[30, 60, 90], metavar="EPOCH",
+        help="(default: 30 60 90)")
+    add("--l2_decay", type=number(float, 0), default=3e-5, help="(default: %(default)s)")
+    add("--momentum_rate", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
+    add("--num_epochs", type=number(int, 1), default=120, help="(default: %(default)s)")
+    add("--max_steps", type=number(int, 1), help="stop after so many steps of the whole training")
+    add("--pruning_mode", choices=["ratio", "threshold", "none"], default="ratio",
+        help="what decides what is pruned; none trains dense (default: %(default)s)")
+    add("--ratio", type=number(float, 0, 1), default=0.55,
+        help="fraction of the prunable weights to prune (default: %(default)s)")
+    add("--threshold", type=number(float, 0), default=0.01,
+        help="magnitude below which a weight is pruned (default: %(default)s)")
+    add("--static_masks", action="store_true",
+        help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
+    add("--pretrained_model", "--checkpoint", metavar="PATH",
+        help="folder, prefix or .pdparams file to start from")
+    add("--resume_epoch", "--last_epoch", type=int, default=-1, metavar="N",
+        help="go on after finished epoch N of --pretrained_model (default: a new training)")
+    add("--use_pretrained", type=boolean, nargs="?", const=True,
+        help="start from Paddle's ImageNet weights (default: true for cifar10 and imagenet at "
+        "--scale 1 without --pretrained_model)")
+    add("--model_path", default="./models", help="where to save (default: %(default)s)")
+    add("--model_period", type=number(int, 1), default=10, help="epochs a save (%(default)s)")
+    add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")
+    add("--seed", type=number(int, 0), default=0, help="of all randomness (default: %(default)s)")
+    add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
+    # fmt: on
+    args = parser.parse_args(argv)
+    args.data = args.data or "cifar10"
+    args.num_classes = args.num_classes or classification.NUM_CLASSES[args.data]
+    if args.resume_epoch < -1:
+        parser.error(f"argument --resume_epoch: must be an epoch >= 0, got {args.resume_epoch}")
+    if args.resume_epoch >= 0 and not args.pretrained_model:
+        parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
+    if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
+        parser.error("--static_masks needs --pretrained_model and a --pruning_mode other than none")
+    if args.step_epochs != sorted(set(args.step_epochs)):
+        parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
+    if args.use_pretrained and args.pretrained_model:
+        parser.error("--use_pretrained and --pretrained_model exclude each other")
+    if args.use_pretrained is None:
+        args.use_pretrained = (
+            args.data in ("cifar10", "imagenet") and args.scale == 1 and not args.pretrained_model
+        )
+    return args
+
+
+@dataclass
+class Run:
+    """All that takes part in one training."""
+
+    args: argparse.Namespace
+    model: paddle.nn.Layer
+    network: paddle.nn.Layer  # the model, or its DataParallel wrapper
+    opt: paddle.optimizer.Optimizer
+    schedule: lr.LRScheduler  # steps once a batch
+    scaler: paddle.amp.GradScaler
+    pruner: UnstructuredPruner | None
+    train_loader: Loader
+    val_loader: Loader
+
+
+@one_line_errors
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    set_device(args.use_gpu)
+    if args.amp and paddle.get_device() == "cpu":
+        raise ValueError("--amp needs a GPU")
+    check_writable(args.model_path)
+    resumed = resume_from(args)
+    if dist.get_world_size() > 1:
+        dist.init_parallel_env()
+    train(set_up(args, resumed))
+
+
+def set_up(args, resumed) -> Run:
+    paddle.seed(args.seed)  # the same initial weights on every rank
+    train_loader, val_loader = make_loaders(args)
+    image_size = train_loader.dataset.image_size
+    model = classification.make_model(
+        args.model, args.scale, args.num_classes, args.use_pretrained, image_size
+    )
+    if args.pretrained_model and not resumed:
+        checkpoint.load_weights(model, checkpoint.find_weights(args.pretrained_model))
+    schedule = make_schedule(args, len(train_loader))
+    opt = paddle.optimizer.Momentum(
+        schedule,
+        momentum=args.momentum_rate,
+        parameters=model.parameters(),
+        weight_decay=paddle.regularizer.L2Decay(args.l2_decay),
+    )
+    scaler = paddle.amp.GradScaler(enable=args.amp)
+    pruner = make_pruner(args, model)
+    if resumed:
+        checkpoint.load_training(resumed, model, opt, pruner, scaler)
+    if dist.get_rank() == 0:
+        checkpoint.set_aside(args.model_path, after=args.resume_epoch)
+    network = paddle.DataParallel(model) if dist.get_world_size() > 1 else model
+    return Run(args, model, network, opt, schedule, scaler, pruner, train_loader, val_loader)
+
+
+def train(run: Run) -> None:
+    args, model, pruner = run.args, run.model, run.pruner
+    main_rank = dist.get_rank() == 0
+    best_top1 = checkpoint.best_top1(args.model_path)
+    epochs = range(args.resume_epoch + 1, args.num_epochs)
+    for epoch in tqdm(epochs, desc="epochs", disable=None if main_rank else True):
+        record = {"epoch": epoch, "lr": run.opt.get_lr()}
+        started = time.perf_counter()
+        step, totals = train_epoch(run, epoch)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(totals)
+        seconds = time.perf_counter() - started
+        finished = step == (epoch + 1) * len(run.train_loader)
+        stop = step == args.max_steps
+        last = stop or epoch == args.num_epochs - 1
+
+        share_buffers(model)
+        if pruner is not None:
+            pruner.update_params()
+        tested = {"top1": None, "top5": None, "loss": None}
+        if last or (epoch + 1) % args.test_period == 0:
+            tested = classification.evaluate(model, run.val_loader)
+
+        record["train_loss"] = classification.summarize(totals)["loss"]
+        record.update((key, tested[key]) for key in ("top1", "top5", "loss"))
+        record["sparsity"] = UnstructuredPruner.total_sparse(model)
+        record["prunable_sparsity"] = sparsity(prunable_parameters(model))
+        record["threshold"] = None if pruner is None else pruner.threshold
+        record["images_per_sec"] = int(totals[3]) / seconds
+        record["seconds"] = seconds
+        if main_rank:
+            report(args, record)
+            if tested["top1"] is not None and tested["top1"] > best_top1:
+                best_top1 = tested["top1"]
+                checkpoint.save_best(args.model_path, model)
+            if last or (epoch + 1) % args.model_period == 0:
+                checkpoint.save(run, epoch, training_state(run, step, finished, record))
+        if stop:
+            break
+
+
+def train_epoch(run: Run, epoch: int) -> tuple[int, paddle.Tensor]:
+    """One pass over the data: the training's step count after it, and the sums of `counts`."""
+    args, loader = run.args, run.train_loader
+    seed_everything(run, epoch)
+    run.network.train()
+    step, totals, reading = epoch * len(loader), paddle.zeros([4], "float64"), 0.0
+    main_rank = dist.get_rank() == 0
+    bar = tqdm(loader, desc=f"epoch {epoch}", disable=None if main_rank else True, leave=False)
+    started = waiting = time.perf_counter()
+    for batch, (images, labels) in enumerate(bar, 1):
+        reading += time.perf_counter() - waiting
+        with paddle.amp.auto_cast(enable=args.amp, level="O1"):
+            outputs = run.network(images)
+            loss = classification.loss(outputs, labels)
+        run.scaler.scale(loss).backward()
+        run.scaler.step(run.opt)  # opt.step() where there is no --amp
+        run.scaler.update()
+        run.schedule.step()
+        if run.pruner is not None:
+            run.pruner.step()
+        run.opt.clear_grad()
+        totals += classification.counts(outputs, labels, loss)
+        step += 1
+        if main_rank and batch % args.log_period == 0:
+            log(run, bar, epoch, batch, totals, reading, time.perf_counter() - started)
+        if step == args.max_steps:
+            break
+        waiting = time.perf_counter()
+    return step, totals
+
+
+def seed_everything(run: Run, epoch: int) -> None:
+    """Order, augmentation and dropout depend on seed and epoch, not on what ran before."""
+    run.train_loader.dataset.epoch = epoch
+    run.train_loader.batch_sampler.set_epoch(epoch)
+    mixed = np.random.SeedSequence((run.args.seed, epoch, dist.get_rank()))
+    paddle.seed(int(mixed.generate_state(1)[0]))
+
+
+def log(run: Run, bar, epoch, batch, totals, reading, seconds) -> None:
+    """A line, or on a terminal the bar's figures: means over the epoch so far, of this rank."""
+    result = classification.summarize(totals)
+    images = int(totals[3]) * dist.get_world_size()
+    figures = (
+        f"loss {result['loss']:.4f} top1 {result['top1']:.4f} top5 {result['top5']:.4f} "
+        f"lr {run.opt.get_lr():.6g} images/s {images / seconds:.1f} "
+        f"reader {reading / batch:.4f} s batch {seconds / batch:.4f} s "
+        f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f}"
+    )
+    if bar.disable:
+        print(f"epoch {epoch} batch {batch}/{len(run.train_loader)} {figures}", flush=True)
+    else:
+        bar.set_postfix_str(figures)
+
+
+def report(args, record: dict) -> None:
+    """A finished epoch: a line in metrics.jsonl and one to read."""
+    with open(os.path.join(args.model_path, checkpoint.METRICS), "a") as metrics:
+        metrics.write(json.dumps(record) + "\n")
+    top1 = "" if record["top1"] is None else "top1 {top1:.4f} top5 {top5:.4f} ".format(**record)
+    tqdm.write(
+        f"epoch {record['epoch']} train_loss {record['train_loss']:.4f} {top1}"
+        f"sparsity {record['sparsity']:.4f} prunable {record['prunable_sparsity']:.4f} "
+        f"images/s {record['images_per_sec']:.1f} seconds {record['seconds']:.1f}"
+    )
+    sys.stdout.flush()
+
+
+def make_loaders(args) -> tuple[Loader, Loader]:
+    ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
+    train_set, val_set = (
+        classification.make_dataset(args.data, args.data_dir, mode, args.num_classes, args.seed)
+        for mode in ("train", "val")
+    )
+    train_batches = EpochBatchSampler(len(train_set), args.batch_size, args.seed, **ranks)
+    val_batches = EpochBatchSampler(
+        len(val_set), args.batch_size_for_validation, **ranks, shuffle=False, drop_last=False
+    )
+    return (
+        Loader(train_set, train_batches, args.num_workers),
+        Loader(val_set, val_batches, args.num_workers),
+    )
+
+
+def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
+    if args.lr_strategy == "cosine_decay":
+        return lr.CosineAnnealingDecay(args.lr, T_max=args.num_epochs * steps_per_epoch)
+    boundaries = [epoch * steps_per_epoch for epoch in args.step_epochs]
+    return lr.PiecewiseDecay(boundaries, [args.lr * 0.1**i for i in range(len(boundaries) + 1)])
+
+
+def make_pruner(args, model) -> UnstructuredPruner | None:
+    if args.pruning_mode == "none":
+        return None
+    pruner = UnstructuredPruner(model, args.pruning_mode, args.threshold, args.ratio)
+    if args.static_masks:
+        pruner.set_static_masks()
+    return pruner
+
+
+def resume_from(args):
+    """The checkpoint folder to resume from, checked; None for a new training."""
+    if args.resume_epoch < 0:
+        return None
+    folder = checkpoint.find_epoch(args.pretrained_model, args.resume_epoch)
+    if not checkpoint.read_state(folder).get("finished"):
+        raise ValueError(f"{folder} was cut short by --max_steps and cannot be resumed")
+    if args.resume_epoch + 1 >= args.num_epochs:
+        raise ValueError(
+            f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give more"
+        )
+    return folder
+
+
+def training_state(run: Run, step: int, finished: bool, record: dict) -> dict:
+    """What train-state.json holds besides the epoch."""
+    return {
+        "step": step,
+        "finished": finished,
+        **{key: record[key] for key in ("top1", "sparsity", "prunable_sparsity", "threshold")},
+        "static_masks": run.args.static_masks,
+        "random_state": {"seed": run.args.seed, "epoch": record["epoch"]},
+        "ranks": dist.get_world_size(),
+        "options": vars(run.args),
+        "versions": {
+            "paddle": paddle.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def share_buffers(model) -> None:
+    """Rank 0's batch statistics for all: the model that is tested is the one that is saved."""
+    if dist.get_world_size() > 1:
+        for value in model.state_dict().values():
+            if value.stop_gradient:
+                dist.broadcast(value, src=0)
+
+
+def check_writable(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to --model_path {folder}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
