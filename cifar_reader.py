@@ -143,9 +143,10 @@ class Digits(_SmallImages):
 
 def pad_crop_flip(image: np.ndarray, pad: int, flip: bool, rng: np.random.Generator) -> np.ndarray:
     """A [C, H, W] image moved by up to `pad` pixels each way over black, and maybe mirrored."""
-    _, height, width = image.shape
+    channels, height, width = image.shape
     top, left = rng.integers(2 * pad + 1, size=2)
-    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+    padded = np.zeros((channels, height + 2 * pad, width + 2 * pad), image.dtype)
+    padded[:, pad : pad + height, pad : pad + width] = image
     image = padded[:, top : top + height, left : left + width]
     return image[:, :, ::-1] if flip and rng.random() < 0.5 else image
 

@@ -13,7 +13,7 @@ For a data set of yours write two such lists, or rewrite this file: what the pro
 `len(dataset)`, `dataset[i]`, `num_classes`, `image_size` and `epoch`.
 
 `python benchmarks/reader.py` measures the speed. JPEGs are decoded by simplejpeg, everything is
-resized by OpenCV, and Pillow reads what else there is: ImageNet's .JPEGs include CMYK and a PNG.
+resized by OpenCV, and Pillow reads the rest: one of ImageNet's .JPEGs is a PNG.
 """
 
 from __future__ import annotations
@@ -139,12 +139,10 @@ def decode(data: bytes, fast: bool = False) -> np.ndarray:
     if not data:
         raise ValueError("the file is empty")
     try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return decode_with_pillow(data)
     check_size(height, width)
-    if colors in ("CMYK", "YCCK"):
-        return decode_with_pillow(data)
     try:
         return simplejpeg.decode_jpeg(data, fastdct=fast, fastupsample=fast, strict=True)
     except ValueError as error:
