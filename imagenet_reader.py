@@ -134,7 +134,7 @@ def read_file(path: str) -> bytes:
 def decode(data: bytes, fast: bool = False) -> np.ndarray:
     """The RGB pixels of a picture, uint8 [H, W, 3]; ordinary JPEGs by simplejpeg.
 
-    `fast` saves a tenth of the time of these, and is 1 or 2 of 255 off on the average.
+    `fast` saves a tenth of their time and puts a pixel off by 1 or 2 of 255 on the average.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -187,7 +187,7 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a part of the picture, with area and ratio as above."""
+    """Top, left, height and width of a part of a picture, its area and ratio in AREA and RATIO."""
     for _ in range(10):
         area = height * width * rng.uniform(*AREA)
         ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))

@@ -275,6 +275,7 @@ def test_opencv_runs_in_one_thread(tmp_path):
 # Everything that Pillow can read is RGB
 
 GREY16 = Image.fromarray(np.full((50, 60), 100 * 257, np.uint16))
+TOO_LIGHT = Image.fromarray(np.full((50, 60), 70000, np.int32))
 PALETTE = Image.new("P", (60, 50), 1)
 PALETTE.putpalette([9, 9, 9, *COLOR, 0, 0, 0, 255, 255, 255])
 JPEG = encoded(photograph(160, 120), "JPEG", quality=90)
@@ -297,6 +298,7 @@ JPEG = encoded(photograph(160, 120), "JPEG", quality=90)
         pytest.param(encoded(GREY16), (100,) * 3, id="16-bit grey png"),
         pytest.param(encoded(GREY16, "TIFF"), (100,) * 3, id="16-bit grey tiff"),
         pytest.param(encoded(GREY16, "PPM"), (100,) * 3, id="16-bit grey pgm"),
+        pytest.param(encoded(TOO_LIGHT, "TIFF"), (255,) * 3, id="32-bit grey tiff"),
         pytest.param(encoded(plain().convert("RGBA")), COLOR, id="rgba"),
         pytest.param(encoded(PALETTE), COLOR, id="palette"),
         pytest.param(encoded(PALETTE, transparency=b"\0\x80"), COLOR, id="transparent palette"),

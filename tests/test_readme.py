@@ -1,0 +1,142 @@
+"""Every command of the READMEs and of run.sh runs, on small data and for a step."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+READMES = ("README.md", "README_zh.md")
+SMALL = "--scale 0.25 --batch_size 2 --batch_size_for_validation 2 --num_workers 0 --max_steps 1"
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
+
+
+def commands(readme: str) -> list[str]:
+    return [line for block in blocks(readme, "bash") for line in block.splitlines()]
+
+
+def test_both_languages_show_the_same_commands_and_code():
+    assert commands("README.md") == commands("README_zh.md")
+    assert len(commands("README.md")) >= 9
+
+    def code(readme):  # without its comments and docstrings
+        lines = "".join(blocks(readme, "python")).splitlines()
+        return [line.partition("  #")[0] for line in lines if '"""' not in line]
+
+    assert code("README.md") == code("README_zh.md")
+
+
+@pytest.fixture(scope="module")
+def trained(imagenet_dir, tmp_path_factory):
+    """A folder that holds data at its default places, and models of an earlier training."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "data").mkdir()
+    for place in ("data/ILSVRC2012", "my_data"):
+        (folder / place).symlink_to(imagenet_dir)
+    options = "--scale 0.25 --num_epochs 10 --batch_size 4 --num_workers 0 --data imagenet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train.main(options.split())
+    return folder
+
+
+@pytest.mark.parametrize("command", [c for c in commands("README.md") if "python " in c])
+def test_readme_command(command, trained, monkeypatch, capfd):
+    monkeypatch.chdir(trained)
+    words = shlex.split(command)
+    if "evaluate.py" in words:
+        evaluate.main(words[2:])
+        assert "top1" in capfd.readouterr().out
+        return
+    small = SMALL.split()
+    if "--resume_epoch" in words:
+        small[small.index("--max_steps") :] = ["--num_epochs", "11"]
+    options = [*words[words.index("train.py") + 1 :], *small, "--model_path", "new"]
+    if "launch" not in command:
+        train.main(options)
+    else:  # the launcher's GPU options are taken out
+        launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+        subprocess.run([*launch, ROOT / "train.py", *options], check=True)
+    assert (trained / "new" / "model-pruned.pdparams").is_file()
+
+
+def test_readme_code(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks("README.md", "python")), {})
+    assert (tmp_path / "model-pruned.pdparams").is_file()
+
+
+@pytest.fixture
+def run_sh(tmp_path):
+    """Calls run.sh with this interpreter in place of an environment of its own."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (venv / "bin" / "python").chmod(0o755)
+    checksum = subprocess.check_output(["cksum"], stdin=open(ROOT / "pyproject.toml"), text=True)
+    (venv / ".ready").write_text(f"cpu,test {checksum}")
+
+    def call(*words, **environment):
+        return subprocess.run(
+            ["bash", ROOT / "run.sh", *map(str, words)],
+            capture_output=True, text=True,
+            env={"PATH": "/usr/bin:/bin", "VENV": str(venv), "EXTRAS": "cpu,test", **environment},
+            cwd=environment.get("CWD", tmp_path),
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["threshold", "ratio", "multi_gpu", "resume", "evaluate"])
+def test_run_sh_command(name, run_sh, trained, tmp_path):
+    small = SMALL.split()
+    if name == "resume":
+        small[small.index("--max_steps") :] = ["--num_epochs", "11", "--resume_epoch", "9"]
+    options = [] if name == "evaluate" else [*small, "--model_path", tmp_path / "new"]
+    done = run_sh(name, *options, CWD=str(trained), LAUNCH_OPTIONS="--nproc_per_node 2")
+    assert done.returncode == 0, done.stderr
+    if name == "evaluate":
+        assert "samples 3" in done.stdout
+    else:
+        assert (tmp_path / "new" / "model-pruned.pdparams").is_file()
+
+
+def test_run_sh_demo(run_sh, tmp_path):
+    done = run_sh("demo", "--dense_epochs", 1, "--epochs", 1, "--scale", 0.1, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["| dense", "| ratio 0.55", "| threshold 0.08", "| dense control"]  # fmt: skip  # noqa: E501
+    assert [row[2] for row in rows[:2]] == ["0.00%", "55.00%"]
+
+
+def test_run_sh_gpu_check_needs_a_gpu(run_sh):
+    done = run_sh("gpu_check")
+    if "GPU and CPU" in done.stdout:
+        pytest.skip("there is a GPU")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("gpu_check.py: error: --use_gpu true, but")
+
+
+def test_run_sh_refusals(run_sh, tmp_path):
+    for words, environment, message in (
+        (["ratoi"], {}, "# Set-up and every documented command by name."),
+        (["test"], {"PYTHON": "python0"}, "run.sh: error: no python0; install Python 3.9 to 3.13"),
+        (["resume"], {}, "run.sh: error: after which epoch?"),
+        (["test"], {"VENV": "/proc/no", "PYTHON": sys.executable}, "run.sh: error: installing failed"),  # fmt: skip  # noqa: E501
+    ):
+        done = run_sh(*words, **environment)
+        assert done.returncode == 2
+        assert message.lstrip("# ") in done.stderr
+        assert done.stderr.count("\n") <= 2 or words == ["ratoi"]
