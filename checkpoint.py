@@ -15,6 +15,7 @@ Files are read without unpickling anything but arrays and plain containers.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -71,7 +72,7 @@ def best_top1(model_path) -> float:
     """The top-1 of model-best.pdparams, from metrics.jsonl; -1 where there is none."""
     if not (Path(model_path) / BEST).exists():
         return -1.0
-    tops = [json.loads(line)["top1"] for line in _metrics(model_path)]
+    tops = [record["top1"] for record in _metrics(model_path)]
     return max((top for top in tops if top is not None), default=-1.0)
 
 
@@ -79,15 +80,17 @@ def set_aside(model_path, after: int = -1) -> None:
     """Moves what an earlier run left for epochs beyond `after` out of the way; loses nothing."""
     model_path = Path(model_path)
     later = [folder for epoch, folder in _epochs(model_path).items() if epoch > after]
-    lines = _metrics(model_path)
-    kept = [line for line in lines if json.loads(line)["epoch"] <= after]
-    if not later and kept == lines:
+    records = _metrics(model_path)
+    kept = [record for record in records if record["epoch"] <= after]
+    if not later and kept == records:
         return
-    aside = model_path / time.strftime("earlier-%Y%m%d-%H%M%S")
+    stamp = time.strftime("earlier-%Y%m%d-%H%M%S")
+    names = (f"{stamp}-{i}" if i else stamp for i in itertools.count())
+    aside = next(model_path / name for name in names if not (model_path / name).exists())
     aside.mkdir()
-    if kept != lines:
+    if kept != records:
         (model_path / METRICS).rename(aside / METRICS)
-        (model_path / METRICS).write_text("".join(kept))
+        (model_path / METRICS).write_text("".join(f"{json.dumps(record)}\n" for record in kept))
         if (model_path / BEST).exists():  # it may be of one of the later epochs
             (model_path / BEST).rename(aside / BEST)
     for folder in later:
@@ -216,9 +219,14 @@ def _rename(state: dict, names: dict[str, str]) -> dict:
     return renamed
 
 
-def _metrics(model_path) -> list[str]:
+def _metrics(model_path) -> list[dict]:
+    """The records of metrics.jsonl, without a last line that was cut short."""
     path = Path(model_path) / METRICS
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; move it away") from None
 
 
 def _epochs(folder: Path) -> dict[int, Path]:

@@ -83,8 +83,7 @@ class UnstructuredPruner:
             raise ValueError(f"mode must be 'ratio' or 'threshold', got {mode!r}")
         if not 0 <= threshold < math.inf:
             raise ValueError(f"threshold must be a finite number >= 0, got {threshold}")
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+        _check_ratio(ratio)
         if prune_params_type is not None:
             raise NotImplementedError(f"prune_params_type={prune_params_type!r}")
         if local_sparsity:
@@ -114,9 +113,9 @@ class UnstructuredPruner:
             self._ties = 0
             if self.mode == "ratio":
                 self.update_threshold()
-            ties = self._ties
+            threshold, ties = float(self.threshold), self._ties  # a strategy's may be a tensor
             for name, weight in self._weights.items():
-                ties = _update_mask(self.masks[name], weight, self.threshold, ties)
+                ties = _update_mask(self.masks[name], weight, threshold, ties)
         self.update_params()
 
     @paddle.no_grad()
@@ -136,8 +135,9 @@ class UnstructuredPruner:
         kept. (This one also counts the weights at the threshold that have to go for the exact
         ratio.)
         """
+        _check_ratio(self.ratio)
         weights = list(self._weights.values())
-        pruned = round(self.ratio * sum(_size(weight) for weight in weights))
+        pruned = round(self.ratio * sum(map(_size, weights)))
         self.threshold, smaller = _smallest_kept(weights, pruned)
         if type(self).update_threshold is UnstructuredPruner.update_threshold:
             self._ties = pruned - smaller
@@ -151,11 +151,12 @@ class UnstructuredPruner:
     def set_static_masks(self) -> None:
         """Freezes the zeros that the prunable weights hold now: `step()` then only applies them."""
         for name, weight in self._weights.items():
-            paddle.assign(weight != 0, output=self.masks[name])
+            paddle.assign(weight.astype("bool"), output=self.masks[name])
         self._static = True
 
     def summarize_weights(self, model: nn.Layer, ratio: float = 0.1) -> float:
         """The threshold that prunes `ratio` of the model's weights that are prunable by default."""
+        _check_ratio(ratio)
         weights = list(prunable_parameters(model).values())
         return _smallest_kept(weights, round(ratio * sum(map(_size, weights))))[0]
 
@@ -267,6 +268,11 @@ def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
     return "\n".join(lines)
 
 
+def _check_ratio(ratio: float) -> None:
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+
+
 def _unwrap(model: nn.Layer) -> nn.Layer:
     return model._layers if isinstance(model, paddle.DataParallel) else model
 
@@ -276,7 +282,8 @@ def _size(tensor: paddle.Tensor | np.ndarray) -> int:
 
 
 def _zeros(tensor: paddle.Tensor) -> int:
-    return int(paddle.count_nonzero(tensor == 0))
+    # Paddle's == and != take numbers below 1e-8 (2.6) or 1e-15 (3.3) for 0; the cast does not.
+    return _size(tensor) - int(_count(tensor.astype("bool")))
 
 
 # What follows is all that touches single weights, written twice where numpy and Paddle differ.
@@ -334,15 +341,16 @@ def _update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold: float, t
             np.less(magnitude, threshold, out=piece)
             np.logical_not(piece, out=piece)
             if ties:
-                tied = np.flatnonzero(magnitude == threshold)[:ties]
+                tied = np.flatnonzero(piece & (magnitude <= threshold))[:ties]
                 piece[tied] = False
                 ties -= tied.size
             start += magnitude.size
         return ties
     (magnitude,) = _magnitudes(weight)
+    threshold = _bound(threshold, magnitude)
     keep = paddle.logical_not(magnitude < threshold)
     if ties:
-        tied = magnitude == threshold
+        tied = keep & (magnitude <= threshold)
         order = tied.astype("int64").cumsum()
         keep = keep & paddle.logical_not(tied & (order <= ties))
         ties = max(0, ties - int(order[-1]))
@@ -370,8 +378,10 @@ def _smallest_kept(weights: list[paddle.Tensor], pruned: int) -> tuple[float, in
     if pruned == 0:
         return 0.0, 0
     if pruned == total:
-        largest = np.float32(_kth_magnitude(weights, total - 1)[0])
-        return float(np.nextafter(largest, np.float32(np.inf))), total
+        largest, smaller = _kth_magnitude(weights, total - 1)
+        if largest < math.inf:
+            return float(np.nextafter(np.float32(largest), np.float32(np.inf))), total
+        return largest, smaller
     return _kth_magnitude(weights, pruned)
 
 
@@ -390,26 +400,33 @@ def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
         first, last = middle - width * deviation - 1, middle + width * deviation + 1
         lower = _ranked(sample, int(first)) if first > 0 else 0.0
         upper = _ranked(sample, int(last)) if last < seen - 1 else math.inf
-        smaller, equal, between = 0, 0, []
+        below, up_to, between = 0, 0, []  # counts of < lower and <= lower; no ==, see _zeros
         for weight in weights:
             for magnitude in _magnitudes(weight):
-                smaller += _count(magnitude < lower)
-                equal += _count(magnitude == lower)
-                between.append(magnitude[(magnitude > lower) & (magnitude < upper)])
-        smaller, equal = int(smaller), int(equal)
-        if smaller <= k < smaller + equal:
-            return lower, smaller
-        smaller += equal
-        if smaller <= k < smaller + sum(map(_size, between)):
+                low, high = _bound(lower, magnitude), _bound(upper, magnitude)
+                below += _count(magnitude < low)
+                up_to += _count(magnitude <= low)
+                between.append(magnitude[(magnitude > low) & (magnitude < high)])
+        below, up_to = int(below), int(up_to)
+        if below <= k < up_to:
+            return lower, below
+        if up_to <= k < up_to + sum(map(_size, between)):
             between = _joined(between)
-            kth = _ranked(between, k - smaller)
-            return kth, smaller + int(_count(between < kth))
-    return math.inf, smaller + sum(map(_size, between))  # there are fewer finite weights than k
+            kth = _ranked(between, k - up_to)
+            return kth, up_to + int(_count(between < _bound(kth, between)))
+    return math.inf, up_to + sum(map(_size, between))  # there are fewer finite weights than k
 
 
 def _count(flags: np.ndarray | paddle.Tensor) -> int | paddle.Tensor:
     """How many are true; of a tensor without waiting for the device."""
     return np.count_nonzero(flags) if isinstance(flags, np.ndarray) else paddle.count_nonzero(flags)
+
+
+def _bound(value: float, magnitudes: np.ndarray | paddle.Tensor) -> float | paddle.Tensor:
+    """`value` to compare with: Paddle 2.6 rounds a number to float32 beside a float64 tensor."""
+    if isinstance(magnitudes, np.ndarray):
+        return value
+    return paddle.full([], value, magnitudes.dtype)
 
 
 def _joined(pieces: list[np.ndarray] | list[paddle.Tensor]) -> np.ndarray | paddle.Tensor:

@@ -85,14 +85,15 @@ def run_sh(tmp_path):
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (venv / "bin" / "python").chmod(0o755)
-    checksum = subprocess.check_output(["cksum"], stdin=open(ROOT / "pyproject.toml"), text=True)
+    checksum = subprocess.check_output(f"cksum <{ROOT}/pyproject.toml", shell=True, text=True)
     (venv / ".ready").write_text(f"cpu,test {checksum}")
 
     def call(*words, **environment):
         return subprocess.run(
             ["bash", ROOT / "run.sh", *map(str, words)],
             capture_output=True, text=True,
-            env={"PATH": "/usr/bin:/bin", "VENV": str(venv), "EXTRAS": "cpu,test", **environment},
+            env={"PATH": "/usr/bin:/bin", "VENV": str(venv), "EXTRAS": "cpu,test",
+                 "PYTHON": sys.executable, **environment},
             cwd=environment.get("CWD", tmp_path),
         )  # fmt: skip
 
@@ -117,7 +118,8 @@ def test_run_sh_demo(run_sh, tmp_path):
     done = run_sh("demo", "--dense_epochs", 1, "--epochs", 1, "--scale", 0.1, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
-    assert [row[0] for row in rows] == ["| dense", "| ratio 0.55", "| threshold 0.08", "| dense control"]  # fmt: skip  # noqa: E501
+    methods = ["dense", "ratio 0.55", "threshold 0.08", "dense control"]
+    assert [row[0] for row in rows] == [f"| {method}" for method in methods]
     assert [row[2] for row in rows[:2]] == ["0.00%", "55.00%"]
 
 
@@ -134,7 +136,7 @@ def test_run_sh_refusals(run_sh, tmp_path):
         (["ratoi"], {}, "# Set-up and every documented command by name."),
         (["test"], {"PYTHON": "python0"}, "run.sh: error: no python0; install Python 3.9 to 3.13"),
         (["resume"], {}, "run.sh: error: after which epoch?"),
-        (["test"], {"VENV": "/proc/no", "PYTHON": sys.executable}, "run.sh: error: installing failed"),  # fmt: skip  # noqa: E501
+        (["test"], {"VENV": "/proc/no"}, "run.sh: error: installing failed"),
     ):
         done = run_sh(*words, **environment)
         assert done.returncode == 2
