@@ -1026,6 +1026,12 @@ def test_weights_that_are_nearly_equal_on_the_device_path(scale):
     np.testing.assert_array_equal(pruner.masks["w0"].numpy(), sorted_masks([values], 0.55)[0])
 
 
+@pytest.mark.usefixtures("device_path")
+def test_a_tie_on_the_device_path_is_no_weight_that_is_only_near():
+    pruner = stepped(net_of([[2e-16, 1e-16, 1e-16, 1]]), "ratio", ratio=0.25)
+    assert masks_of(pruner) == [[[1, 0, 1, 1]]]
+
+
 # Weights of more than one dtype in one model, and thresholds of other types.
 
 
