@@ -17,15 +17,14 @@ the pruner's: a pruned model is a plain model with zeros in it.
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import math
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-from collections.abc import Iterator
 
-import numpy as np
 import paddle
 from paddle import nn
+
+import masking
 
 NORMS = (
     nn.BatchNorm,
@@ -115,7 +114,7 @@ class UnstructuredPruner:
                 self.update_threshold()
             threshold, ties = float(self.threshold), self._ties  # a strategy's may be a tensor
             for name, weight in self._weights.items():
-                ties = _update_mask(self.masks[name], weight, threshold, ties)
+                ties = masking.update_mask(self.masks[name], weight, threshold, ties)
         self.update_params()
 
     @paddle.no_grad()
@@ -126,7 +125,7 @@ class UnstructuredPruner:
             if custom:  # float * bool is an error on Paddle 3
                 self.mask_parameters(weight, self.masks[name].astype(weight.dtype))
             else:
-                _zero_masked(weight, self.masks[name])
+                masking.zero_masked(weight, self.masks[name])
 
     def update_threshold(self) -> None:
         """Ratio mode: sets `threshold` to the smallest magnitude to keep.
@@ -137,15 +136,15 @@ class UnstructuredPruner:
         """
         _check_ratio(self.ratio)
         weights = list(self._weights.values())
-        pruned = round(self.ratio * sum(map(_size, weights)))
-        self.threshold, smaller = _smallest_kept(weights, pruned)
+        pruned = round(self.ratio * sum(map(masking.size, weights)))
+        self.threshold, smaller = masking.smallest_kept(weights, pruned)
         if type(self).update_threshold is UnstructuredPruner.update_threshold:
             self._ties = pruned - smaller
 
     @paddle.no_grad()
     def mask_parameters(self, param, mask) -> None:
         """Sets `param` to 0, in place, where `mask` (bool, or 0 and 1 in any dtype) is 0."""
-        _zero_masked(param, mask.astype("bool"))
+        masking.zero_masked(param, mask.astype("bool"))
 
     @paddle.no_grad()
     def set_static_masks(self) -> None:
@@ -158,7 +157,7 @@ class UnstructuredPruner:
         """The threshold that prunes `ratio` of the model's weights that are prunable by default."""
         _check_ratio(ratio)
         weights = list(prunable_parameters(model).values())
-        return _smallest_kept(weights, round(ratio * sum(map(_size, weights))))[0]
+        return masking.smallest_kept(weights, round(ratio * sum(map(masking.size, weights))))[0]
 
     @staticmethod
     def total_sparse(model: nn.Layer) -> float:
@@ -238,7 +237,7 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
     weights = {
         name: p
         for name, p in model.named_parameters()
-        if id(p) not in skipped and p.is_floating_point() and _size(p)
+        if id(p) not in skipped and p.is_floating_point() and masking.size(p)
     }
     if not weights:
         raise ValueError("there is nothing to prune: every parameter of the model is skipped")
@@ -247,16 +246,19 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
 
 def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
     """Zeros over all weights of the parameters, as a fraction; 0.0 where there are no weights."""
-    total = sum(_size(p) for p in parameters.values())
-    return sum(_zeros(p) for p in parameters.values()) / total if total else 0.0
+    total = sum(masking.size(p) for p in parameters.values())
+    return sum(masking.zeros(p) for p in parameters.values()) / total if total else 0.0
 
 
 def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
     """A line for each prunable parameter, then for all of those, the rest, and everything."""
-    rows = [(name, str(list(p.shape)), _size(p), _zeros(p)) for name, p in prunable.items()]
+    rows = [
+        (name, str(list(p.shape)), masking.size(p), masking.zeros(p))
+        for name, p in prunable.items()
+    ]
     everything = dict(_unwrap(model).named_parameters()).values()
     weights, zeros = sum(row[2] for row in rows), sum(row[3] for row in rows)
-    all_weights, all_zeros = sum(map(_size, everything)), sum(map(_zeros, everything))
+    all_weights, all_zeros = sum(map(masking.size, everything)), sum(map(masking.zeros, everything))
     rows.append(("prunable", "", weights, zeros))
     rows.append(("not pruned", "", all_weights - weights, all_zeros - zeros))
     rows.append(("all", "", all_weights, all_zeros))
@@ -275,166 +277,3 @@ def _check_ratio(ratio: float) -> None:
 
 def _unwrap(model: nn.Layer) -> nn.Layer:
     return model._layers if isinstance(model, paddle.DataParallel) else model
-
-
-def _size(tensor: paddle.Tensor | np.ndarray) -> int:
-    return math.prod(tensor.shape)
-
-
-def _zeros(tensor: paddle.Tensor) -> int:
-    # Paddle's == and != take numbers below 1e-8 (2.6) or 1e-15 (3.3) for 0; the cast does not.
-    return _size(tensor) - int(_count(tensor.astype("bool")))
-
-
-# What follows is all that touches single weights, written twice where numpy and Paddle differ.
-# On the CPU: numpy on the tensors' own memory, a piece at a time, so that the temporaries stay in
-# cache (a third of the time of Paddle's operators). Elsewhere: Paddle's operators, whole tensors.
-
-_PIECE = 1 << 16  # weights: 256 KB of float32
-_SAMPLE = 1 << 16  # weights looked at to guess where a quantile lies
-_BITS = {"bfloat16": "u2", "float16": "u2", "float32": "u4", "float64": "u8", "bool": "?"}
-
-
-def _dtype(tensor: paddle.Tensor) -> str:
-    return str(tensor.dtype).split(".")[-1]
-
-
-def _on_cpu(tensor: paddle.Tensor) -> bool:
-    return tensor.place.is_cpu_place() and tensor.is_contiguous()
-
-
-def _memory(tensor: paddle.Tensor) -> np.ndarray:
-    """A CPU tensor's own memory as flat numpy bits (no copy; not to be kept beyond the tensor)."""
-    kind = np.dtype(_BITS[_dtype(tensor)])
-    memory = (ctypes.c_char * (_size(tensor) * kind.itemsize)).from_address(tensor.data_ptr())
-    return np.frombuffer(memory, kind)
-
-
-def _bits_to_magnitude(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 (float64 for float64) magnitudes of the bit patterns; all conversions are exact."""
-    if dtype == "bfloat16":
-        return np.abs((bits.astype("u4") << 16).view("f4"))
-    return np.abs(bits.view(dtype)).astype("f8" if dtype == "float64" else "f4", copy=False)
-
-
-def _magnitudes(weight: paddle.Tensor, stride: int = 1) -> Iterator[np.ndarray | paddle.Tensor]:
-    """The flat magnitudes of every stride-th weight, in pieces."""
-    dtype = _dtype(weight)
-    if _on_cpu(weight):
-        bits = _memory(weight)[::stride]
-        for start in range(0, bits.size, _PIECE):
-            yield _bits_to_magnitude(bits[start : start + _PIECE], dtype)
-    else:
-        values = weight.detach().flatten()[::stride]
-        yield (values if dtype == "float64" else values.astype("float32")).abs()
-
-
-def _update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold: float, ties: int) -> int:
-    """mask = |weight| >= threshold, but for the first `ties` weights at it; returns ties left.
-
-    (Written as "not smaller", so that a NaN is kept: a broken weight should be seen.)
-    """
-    if _on_cpu(weight):
-        keep, start = _memory(mask), 0
-        for magnitude in _magnitudes(weight):
-            piece = keep[start : start + magnitude.size]
-            np.less(magnitude, threshold, out=piece)
-            np.logical_not(piece, out=piece)
-            if ties:
-                tied = np.flatnonzero(piece & (magnitude <= threshold))[:ties]
-                piece[tied] = False
-                ties -= tied.size
-            start += magnitude.size
-        return ties
-    (magnitude,) = _magnitudes(weight)
-    threshold = _bound(threshold, magnitude)
-    keep = paddle.logical_not(magnitude < threshold)
-    if ties:
-        tied = keep & (magnitude <= threshold)
-        order = tied.astype("int64").cumsum()
-        keep = keep & paddle.logical_not(tied & (order <= ties))
-        ties = max(0, ties - int(order[-1]))
-    paddle.assign(keep.reshape(weight.shape), output=mask)
-    return ties
-
-
-def _zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
-    """weight = 0, in place, where the bool mask is False."""
-    if _on_cpu(weight):
-        # The bit pattern times 0 or 1: +0.0 also for a weight that is negative, infinite or NaN.
-        bits, keep = _memory(weight), _memory(mask)
-        for start in range(0, bits.size, _PIECE):
-            bits[start : start + _PIECE] *= keep[start : start + _PIECE]
-    else:
-        paddle.assign(paddle.where(mask, weight, paddle.zeros_like(weight)), output=weight)
-
-
-def _smallest_kept(weights: list[paddle.Tensor], pruned: int) -> tuple[float, int]:
-    """The smallest magnitude left when the `pruned` smallest go, and how many are below it.
-
-    With nothing to prune it is 0; with everything to prune, just above the largest.
-    """
-    total = sum(map(_size, weights))
-    if pruned == 0:
-        return 0.0, 0
-    if pruned == total:
-        largest, smaller = _kth_magnitude(weights, total - 1)
-        if largest < math.inf:
-            return float(np.nextafter(np.float32(largest), np.float32(np.inf))), total
-        return largest, smaller
-    return _kth_magnitude(weights, pruned)
-
-
-def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
-    """The k-th smallest magnitude (k from 0) and how many are smaller; exact, and without a sort.
-
-    A sample gives two magnitudes that enclose the wanted one; one pass counts what is below them
-    and collects the few between. In the rare case of a miss the bracket is widened.
-    """
-    total = sum(map(_size, weights))
-    stride = total // _SAMPLE | 1  # odd: in step with no power of two of the layout
-    sample = _joined([values for weight in weights for values in _magnitudes(weight, stride)])
-    seen = _size(sample)
-    middle, deviation = k / total * seen, math.sqrt(seen * k * (total - k)) / total
-    for width in (4, 64, math.inf):  # standard deviations to either side
-        first, last = middle - width * deviation - 1, middle + width * deviation + 1
-        lower = _ranked(sample, int(first)) if first > 0 else 0.0
-        upper = _ranked(sample, int(last)) if last < seen - 1 else math.inf
-        below, up_to, between = 0, 0, []  # counts of < lower and <= lower; no ==, see _zeros
-        for weight in weights:
-            for magnitude in _magnitudes(weight):
-                low, high = _bound(lower, magnitude), _bound(upper, magnitude)
-                below += _count(magnitude < low)
-                up_to += _count(magnitude <= low)
-                between.append(magnitude[(magnitude > low) & (magnitude < high)])
-        below, up_to = int(below), int(up_to)
-        if below <= k < up_to:
-            return lower, below
-        if up_to <= k < up_to + sum(map(_size, between)):
-            between = _joined(between)
-            kth = _ranked(between, k - up_to)
-            return kth, up_to + int(_count(between < _bound(kth, between)))
-    return math.inf, up_to + sum(map(_size, between))  # there are fewer finite weights than k
-
-
-def _count(flags: np.ndarray | paddle.Tensor) -> int | paddle.Tensor:
-    """How many are true; of a tensor without waiting for the device."""
-    return np.count_nonzero(flags) if isinstance(flags, np.ndarray) else paddle.count_nonzero(flags)
-
-
-def _bound(value: float, magnitudes: np.ndarray | paddle.Tensor) -> float | paddle.Tensor:
-    """`value` to compare with: Paddle 2.6 rounds a number to float32 beside a float64 tensor."""
-    if isinstance(magnitudes, np.ndarray):
-        return value
-    return paddle.full([], value, magnitudes.dtype)
-
-
-def _joined(pieces: list[np.ndarray] | list[paddle.Tensor]) -> np.ndarray | paddle.Tensor:
-    return np.concatenate(pieces) if isinstance(pieces[0], np.ndarray) else paddle.concat(pieces)
-
-
-def _ranked(values: np.ndarray | paddle.Tensor, rank: int) -> float:
-    """The rank-th smallest value, from 0."""
-    if isinstance(values, np.ndarray):
-        return float(np.partition(values, rank)[rank])
-    return float(values.sort()[rank])
