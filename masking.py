@@ -172,3 +172,57 @@ def _ranked(values: np.ndarray | paddle.Tensor, rank: int) -> float:
     if isinstance(values, np.ndarray):
         return float(np.partition(values, rank)[rank])
     return float(values.sort()[rank])
+
+
+def block_means(weight: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
+    """Mean magnitude of every rows x columns block of the weight seen as [shape[0], the rest].
+
+    Float32 [ceil(shape[0] / rows), ceil(rest / columns)]; blocks at the edge are smaller.
+    """
+    height, width = weight.shape[0], size(weight) // weight.shape[0]
+    shape = [-(-height // rows), -(-width // columns)]
+    if _on_cpu(weight):
+        magnitude = np.concatenate(list(_magnitudes(weight))).reshape(height, width)
+        sums = np.zeros(shape, "f4")
+        for i in range(min(rows, height)):
+            for j in range(min(columns, width)):
+                part = magnitude[i::rows, j::columns]
+                sums[: part.shape[0], : part.shape[1]] += part
+        sums = paddle.to_tensor(sums, place=paddle.CPUPlace())
+    else:
+        (magnitude,) = _magnitudes(weight)
+        padding = [0, shape[0] * rows - height, 0, shape[1] * columns - width]
+        magnitude = paddle.nn.functional.pad(magnitude.reshape([height, width]), padding)
+        sums = magnitude.reshape([shape[0], rows, shape[1], columns]).sum([1, 3])
+    return sums / paddle.to_tensor(block_sizes(weight.shape, rows, columns), dtype=sums.dtype)
+
+
+def block_sizes(shape: list[int], rows: int, columns: int) -> np.ndarray:
+    """How many weights each of those blocks holds."""
+    height, width = shape[0], math.prod(shape[1:])
+    heights = np.minimum(rows, height - np.arange(0, height, rows))
+    widths = np.minimum(columns, width - np.arange(0, width, columns))
+    return np.outer(heights, widths)
+
+
+def blocks_within(scores: list[paddle.Tensor], sizes: list[np.ndarray], pruned: int) -> int:
+    """How many of the blocks with the smallest scores hold at most `pruned` weights together."""
+    sizes = np.concatenate([s.ravel() for s in sizes])
+    if sizes.min() == sizes.max():
+        return pruned // int(sizes[0])
+    order = paddle.argsort(_joined([s.flatten() for s in scores]), stable=True).numpy()
+    return int(np.searchsorted(np.cumsum(sizes[order]), pruned, side="right"))
+
+
+def spread_blocks(keep: paddle.Tensor, mask: paddle.Tensor, rows: int, columns: int) -> None:
+    """Writes a bool per block into the mask of its weights."""
+    height, width = mask.shape[0], size(mask) // mask.shape[0]
+    if _on_cpu(mask):
+        blocks = _memory(keep).reshape(keep.shape)
+        wide = np.repeat(blocks, columns, axis=1)[:, :width]
+        _memory(mask)[:] = np.repeat(wide, rows, axis=0)[:height].reshape(-1)
+    else:
+        shape = [keep.shape[0], rows, keep.shape[1], columns]
+        wide = keep.reshape([shape[0], 1, shape[2], 1]).expand(shape)
+        wide = wide.reshape([shape[0] * rows, shape[2] * columns])[:height, :width]
+        paddle.assign(wide.reshape(mask.shape), output=mask)
