@@ -16,7 +16,6 @@ import numpy as np
 import paddle
 
 _PIECE = 1 << 16  # weights: 256 KB of float32
-_SAMPLE = 1 << 16  # weights looked at to guess where a quantile lies
 _BITS = {"bfloat16": "u2", "float16": "u2", "float32": "u4", "float64": "u8", "bool": "?"}
 
 
@@ -126,7 +125,7 @@ def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
     and collects the few between. In the rare case of a miss the bracket is widened.
     """
     total = sum(map(size, weights))
-    stride = total // _SAMPLE | 1  # odd: in step with no power of two of the layout
+    stride = _sample_stride(total)
     sample = _joined([values for weight in weights for values in _magnitudes(weight, stride)])
     seen = size(sample)
     middle, deviation = k / total * seen, math.sqrt(seen * k * (total - k)) / total
@@ -149,6 +148,15 @@ def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
             kth = _ranked(between, k - up_to)
             return kth, up_to + int(_count(between < _bound(kth, between)))
     return math.inf, up_to + sum(map(size, between))  # there are fewer finite weights than k
+
+
+def _sample_stride(total: int) -> int:
+    """Every so many weights make a sample of n = (4 total)^(2/3).
+
+    A bracket of +-4 standard deviations around the middle then holds 4 total / sqrt(n) = n weights:
+    the sample and what is between cost the same. Odd: in step with no power of two of the layout.
+    """
+    return round((total / 16) ** (1 / 3)) | 1
 
 
 def _count(flags: np.ndarray | paddle.Tensor) -> int | paddle.Tensor:
