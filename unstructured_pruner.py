@@ -17,15 +17,15 @@ the pruner's: a pruned model is a plain model with zeros in it.
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import math
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-from collections.abc import Iterator
 
-import numpy as np
 import paddle
 from paddle import nn
+
+import masking
+import schedules
 
 NORMS = (
     nn.BatchNorm,
@@ -54,15 +54,24 @@ class UnstructuredPruner:
             order), zeros included.
         threshold: a magnitude >= 0. In ratio mode it is overwritten at every step.
         ratio: the fraction of prunable weights to prune, in [0, 1].
-        prune_params_type: only None so far.
+        prune_params_type: 'conv1x1_only' prunes just the weights of 1x1 convolutions.
         skip_params_func: `f(model) -> names` not to prune, in place of the default (normalisation
-            layers, and parameters of fewer than two dimensions). A name is that of a parameter or a
-            layer, structured ('conv1.weight', 'conv1') or Paddle's own ('conv2d_0.w_0',
-            'conv2d_0'); a layer's name stands for all parameters in it.
-        local_sparsity, sparse_block: only False and [1, 1] so far.
+            layers, and parameters of fewer than two dimensions) and of `prune_params_type`. A name
+            is that of a parameter or a layer, structured ('conv1.weight', 'conv1') or Paddle's own
+            ('conv2d_0.w_0', 'conv2d_0'); a layer's name stands for all parameters in it.
+        local_sparsity: ratio mode prunes every parameter at `ratio`; the same as 'uniform' below.
+        sparse_block: [m, n]: the m x n blocks of a weight, seen as a matrix [shape[0], the rest],
+            are pruned or kept whole, by their mean magnitude. A ratio counts weights: as many
+            blocks go as fit into it.
+        distribution: of the ratio over the parameters: 'global' (one threshold for all), 'uniform'
+            (every parameter at `ratio`), 'erk' (Erdos-Renyi-kernel, `schedules.erk_ratios`), or
+            a dict from shell patterns of structured names to ratios ({'features.*': 0.6}), in
+            which case `ratio` becomes the ratio of them all.
+        prune_period: new masks at every so many steps; weights are masked at every step.
+        optimizer: where given, its accumulators (momentum) of pruned weights are set to 0 as well.
 
-    A strategy of one's own overrides `mask_parameters()` and/or, in ratio mode,
-    `update_threshold()`, as in PaddleSlim.
+    A strategy of one's own overrides `scores()`, or as in PaddleSlim `mask_parameters()` and/or,
+    in ratio mode, `update_threshold()`.
 
     Raises:
         ValueError: an argument out of range, a name that is not in the model, nothing to prune.
@@ -78,45 +87,130 @@ class UnstructuredPruner:
         skip_params_func=None,
         local_sparsity: bool = False,
         sparse_block=(1, 1),
+        *,
+        distribution: str | dict[str, float] = "global",
+        prune_period: int = 1,
+        optimizer: paddle.optimizer.Optimizer | None = None,
     ):
         if mode not in ("ratio", "threshold"):
             raise ValueError(f"mode must be 'ratio' or 'threshold', got {mode!r}")
         if not 0 <= threshold < math.inf:
             raise ValueError(f"threshold must be a finite number >= 0, got {threshold}")
         _check_ratio(ratio)
-        if prune_params_type is not None:
-            raise NotImplementedError(f"prune_params_type={prune_params_type!r}")
-        if local_sparsity:
-            raise NotImplementedError("local_sparsity=True")
-        if list(sparse_block) != [1, 1]:
-            raise NotImplementedError(f"sparse_block={sparse_block}")
+        if prune_params_type not in (None, "conv1x1_only"):
+            raise ValueError(
+                f"prune_params_type must be None or 'conv1x1_only', got {prune_params_type!r}"
+            )
+        block = list(sparse_block)
+        if len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
+            raise ValueError(f"sparse_block must be two whole numbers > 0, got {sparse_block}")
+        if not isinstance(distribution, dict) and distribution not in ("global", "uniform", "erk"):
+            raise ValueError(
+                f"distribution must be 'global', 'uniform', 'erk' or a dict, got {distribution!r}"
+            )
+        if local_sparsity and distribution not in ("global", "uniform"):
+            raise ValueError("local_sparsity=True is distribution='uniform'; give one of the two")
+        if mode == "threshold" and (local_sparsity or distribution != "global"):
+            raise ValueError("local_sparsity and distribution need mode 'ratio'")
+        if prune_period < 1:
+            raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
+        layers = _unwrap(model)
+        if skip_params_func is None:
+            conv1x1_only = prune_params_type == "conv1x1_only"
+            skip_params_func = skip_all_but_conv1x1 if conv1x1_only else default_skip_params
         self.model = model
         self.mode = mode
         self.threshold = threshold
         self.ratio = ratio
         self.local_sparsity = local_sparsity
-        self.sparse_block = list(sparse_block)
-        self.thresholds: dict[str, float] = {}
-        layers = _unwrap(model)
-        self.skip_params = set((skip_params_func or default_skip_params)(layers))
+        self.sparse_block = block
+        self.distribution = "uniform" if local_sparsity else distribution
+        self.prune_period = prune_period
+        self.optimizer = optimizer
+        self.thresholds: dict[str, float] = {}  # of each parameter, unless there is one for all
+        self.iteration = 0  # steps taken
+        self.skip_params = set(skip_params_func(layers))
         self._weights = prunable_parameters(layers, self.skip_params)
         self.masks = {
             name: paddle.ones_like(weight, dtype="bool") for name, weight in self._weights.items()
         }
+        if isinstance(distribution, dict):
+            self.ratio = self._mean_ratio(schedules.pattern_ratios(list(self.masks), distribution))
         self._static = False
-        self._ties = 0  # of the weights at the threshold, how many to prune all the same
+        self._scores: dict[str, paddle.Tensor] = {}  # while a step looks for thresholds and masks
+        self._ties: dict[str, int] = {}  # how many at a group's threshold to prune all the same
 
     @paddle.no_grad()
     def step(self) -> None:
         """New masks from the current weights, applied. To be called after every `opt.step()`."""
-        if not self._static:
-            self._ties = 0
-            if self.mode == "ratio":
-                self.update_threshold()
-            threshold, ties = float(self.threshold), self._ties  # a strategy's may be a tensor
-            for name, weight in self._weights.items():
-                ties = _update_mask(self.masks[name], weight, threshold, ties)
+        if not self._static and self.iteration % self.prune_period == 0:
+            self._update_masks()
+        self.iteration += 1
         self.update_params()
+
+    def _update_masks(self) -> None:
+        self._ties, self._scores = {}, self._all_scores()
+        if self.mode == "ratio":
+            self.update_threshold()
+        for names in self._groups():
+            # A strategy's threshold may be a tensor.
+            threshold = float(self.thresholds.get(names[0], self.threshold))
+            ties = self._ties.get(names[0], 0)
+            for name in names:
+                ties = self._update_mask(name, threshold, ties)
+        self._scores = {}
+
+    def _update_mask(self, name: str, threshold: float, ties: int) -> int:
+        scores, mask = self._scores[name], self.masks[name]
+        if self.sparse_block == [1, 1]:
+            return masking.update_mask(mask, scores, threshold, ties)
+        keep = paddle.ones_like(scores, dtype="bool")
+        ties = masking.update_mask(keep, scores, threshold, ties)
+        masking.spread_blocks(keep, mask, *self.sparse_block)
+        return ties
+
+    def _all_scores(self) -> dict[str, paddle.Tensor]:
+        """What is ranked, by name: scores of weights or of blocks."""
+        custom = type(self).scores is not UnstructuredPruner.scores
+        result = {}
+        for name, weight in self._weights.items():
+            # A weight stands for its own magnitudes: masking ranks |x|, without a copy.
+            result[name] = self.scores(name, weight).detach() if custom else weight
+            if list(result[name].shape) != list(weight.shape):
+                raise ValueError(
+                    f"the scores of {name} are {list(result[name].shape)}, it is {weight.shape}"
+                )
+            if self.sparse_block != [1, 1]:
+                result[name] = masking.block_means(result[name], *self.sparse_block)
+        return result
+
+    def scores(self, name: str, param: paddle.Tensor) -> paddle.Tensor:
+        """How much each weight matters, >= 0 and in the parameter's shape; the smallest go first.
+
+        To be overridden: |w * grad| is Taylor saliency, random numbers are a control.
+        """
+        return param.abs()
+
+    def _groups(self) -> list[list[str]]:
+        """Names that share a threshold."""
+        if self.distribution == "global" or type(self).update_threshold is not _ours:
+            return [list(self._weights)]
+        return [[name] for name in self._weights]
+
+    def layer_ratios(self) -> dict[str, float]:
+        """The ratio of every parameter under the distribution, for the current `ratio`."""
+        if isinstance(self.distribution, dict):
+            ratios = schedules.pattern_ratios(list(self._weights), self.distribution)
+            whole = self._mean_ratio(ratios)  # a schedule moves `ratio` between 0 and this
+            return {n: r * self.ratio / whole if whole else 0.0 for n, r in ratios.items()}
+        if self.distribution == "erk":
+            shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
+            return schedules.erk_ratios(shapes, self.ratio)
+        return dict.fromkeys(self._weights, self.ratio)
+
+    def _mean_ratio(self, ratios: dict[str, float]) -> float:
+        sizes = {name: masking.size(weight) for name, weight in self._weights.items()}
+        return sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())
 
     @paddle.no_grad()
     def update_params(self) -> None:
@@ -126,26 +220,47 @@ class UnstructuredPruner:
             if custom:  # float * bool is an error on Paddle 3
                 self.mask_parameters(weight, self.masks[name].astype(weight.dtype))
             else:
-                _zero_masked(weight, self.masks[name])
+                masking.zero_masked(weight, self.masks[name])
+        if self.optimizer is not None:
+            self._zero_accumulators()
 
+    def _zero_accumulators(self) -> None:
+        state = self.optimizer.state_dict()
+        for name, weight in self._weights.items():
+            for key, value in state.items():
+                if key.startswith(f"{weight.name}_") and list(value.shape) == list(weight.shape):
+                    masking.zero_masked(value, self.masks[name])
+
+    @paddle.no_grad()
     def update_threshold(self) -> None:
-        """Ratio mode: sets `threshold` to the smallest magnitude to keep.
+        """Ratio mode: sets `threshold` (or `thresholds`) to the smallest score to keep.
 
         An overriding method sets `self.threshold`, which then decides alone: every weight at it is
         kept. (This one also counts the weights at the threshold that have to go for the exact
         ratio.)
         """
         _check_ratio(self.ratio)
-        weights = list(self._weights.values())
-        pruned = round(self.ratio * sum(map(_size, weights)))
-        self.threshold, smaller = _smallest_kept(weights, pruned)
-        if type(self).update_threshold is UnstructuredPruner.update_threshold:
-            self._ties = pruned - smaller
+        scores = self._scores or self._all_scores()
+        ratios = self.layer_ratios()
+        for names in self._groups():
+            ranked = [scores[name] for name in names]
+            weights = [self._weights[name] for name in names]
+            pruned = round(ratios[names[0]] * sum(map(masking.size, weights)))
+            if self.sparse_block != [1, 1]:
+                sizes = [masking.block_sizes(list(w.shape), *self.sparse_block) for w in weights]
+                pruned = masking.blocks_within(ranked, sizes, pruned)
+            threshold, smaller = masking.smallest_kept(ranked, pruned)
+            if self.distribution == "global":
+                self.threshold = threshold
+            else:
+                self.thresholds[names[0]] = threshold
+            if type(self).update_threshold is _ours:
+                self._ties[names[0]] = pruned - smaller
 
     @paddle.no_grad()
     def mask_parameters(self, param, mask) -> None:
         """Sets `param` to 0, in place, where `mask` (bool, or 0 and 1 in any dtype) is 0."""
-        _zero_masked(param, mask.astype("bool"))
+        masking.zero_masked(param, mask.astype("bool"))
 
     @paddle.no_grad()
     def set_static_masks(self) -> None:
@@ -158,7 +273,7 @@ class UnstructuredPruner:
         """The threshold that prunes `ratio` of the model's weights that are prunable by default."""
         _check_ratio(ratio)
         weights = list(prunable_parameters(model).values())
-        return _smallest_kept(weights, round(ratio * sum(map(_size, weights))))[0]
+        return masking.smallest_kept(weights, round(ratio * sum(map(masking.size, weights))))[0]
 
     @staticmethod
     def total_sparse(model: nn.Layer) -> float:
@@ -168,21 +283,21 @@ class UnstructuredPruner:
     @staticmethod
     def total_sparse_conv1x1(model: nn.Layer) -> float:
         """Zeros over the weights of all 1x1 convolutions; 0.0 where there are none."""
-        return sparsity(
-            {
-                name: weight
-                for name, weight in _unwrap(model).named_parameters()
-                if len(weight.shape) == 4 and list(weight.shape[2:]) == [1, 1]
-            }
-        )
+        parameters = _unwrap(model).named_parameters()
+        return sparsity({name: weight for name, weight in parameters if _is_conv1x1(weight)})
 
     def prunable_sparsity(self) -> float:
         """Zeros over the prunable weights, as a fraction."""
         return sparsity(self._weights)
 
     def state_dict(self) -> dict:
-        """What a resumed run needs besides the weights: masks (bool tensors), threshold, static."""
-        return {"masks": dict(self.masks), "threshold": self.threshold, "static": self._static}
+        """What a resumed run needs besides the weights: masks (bool tensors) and plain numbers."""
+        numbers = ("threshold", "thresholds", "ratio", "iteration")
+        return {
+            "masks": dict(self.masks),
+            "static": self._static,
+            **{key: getattr(self, key) for key in numbers},
+        }
 
     def set_state_dict(self, state: dict) -> None:
         """Takes a `state_dict()`, whose masks may also be numpy arrays, and applies its masks.
@@ -197,11 +312,109 @@ class UnstructuredPruner:
             raise ValueError(f"these masks do not fit the model: {', '.join(names)}")
         for name, mask in self.masks.items():
             paddle.assign(paddle.to_tensor(state["masks"][name]).astype("bool"), output=mask)
-        self.threshold, self._static = state["threshold"], state["static"]
+        self._static = state["static"]
+        for key in ("threshold", "thresholds", "ratio", "iteration"):
+            setattr(self, key, state[key])
         self.update_params()
 
     def __str__(self) -> str:
         return sparsity_table(_unwrap(self.model), self._weights)
+
+
+_ours = UnstructuredPruner.update_threshold
+
+
+class GMPUnstructuredPruner(UnstructuredPruner):
+    """Gradual magnitude pruning: ratio mode whose ratio rises from 0 to `ratio` over the steps.
+
+    The ratio is `schedules.gmp_ratio` of the number of steps taken, nothing else. New masks are
+    computed when it changes; between, the weights stay masked.
+
+    Args:
+        ratio: the target, kept from the end of the pruning phase on.
+        configs: stable_iterations, pruning_iterations, tunning_iterations (the spelling is
+            PaddleSlim's; tuning_iterations is the same), pruning_steps, initial_ratio, and
+            resume_iteration (0): the steps that were taken before.
+        prune_period: where given, new masks also at every so many steps.
+        The others: as for `UnstructuredPruner`.
+
+    Raises:
+        ValueError: also for a missing, unknown or impossible entry of configs, by its name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        ratio: float = 0.55,
+        prune_params_type: str | None = None,
+        skip_params_func=None,
+        local_sparsity: bool = False,
+        sparse_block=(1, 1),
+        configs: dict | None = None,
+        *,
+        distribution: str | dict[str, float] = "global",
+        prune_period: int | None = None,
+        optimizer: paddle.optimizer.Optimizer | None = None,
+    ):
+        super().__init__(
+            model,
+            "ratio",
+            0.0,
+            ratio,
+            prune_params_type,
+            skip_params_func,
+            local_sparsity,
+            sparse_block,
+            distribution=distribution,
+            prune_period=1 if prune_period is None else prune_period,
+            optimizer=optimizer,
+        )
+        self.prune_period = prune_period
+        self.target_ratio = self.ratio
+        self.configs = _checked_configs(configs, self.target_ratio)
+        self.iteration = self.configs.pop("resume_iteration")
+        self.ratio = 0.0  # that of the masks, which are all True so far
+
+    def ratio_at(self, iteration: int) -> float:
+        """The ratio after the step with this number, from 0."""
+        configs = {k: v for k, v in self.configs.items() if k != "tunning_iterations"}
+        return schedules.gmp_ratio(iteration, target_ratio=self.target_ratio, **configs)
+
+    @paddle.no_grad()
+    def step(self) -> None:
+        """The masks of this step's ratio, applied. To be called after every `opt.step()`."""
+        ratio = self.ratio_at(self.iteration)
+        due = self.prune_period is not None and self.iteration % self.prune_period == 0
+        if not self._static and (due or ratio != self.ratio):
+            self.ratio = ratio
+            self._update_masks()
+        self.iteration += 1
+        self.update_params()
+
+
+def _checked_configs(configs: dict | None, target: float) -> dict:
+    configs = {"resume_iteration": 0, **(configs or {})}
+    if "tuning_iterations" in configs:
+        configs["tunning_iterations"] = configs.pop("tuning_iterations")
+    counts = ("stable_iterations", "pruning_iterations", "tunning_iterations", "resume_iteration")
+    wanted = {*counts, "pruning_steps", "initial_ratio"}
+    if wanted != set(configs):
+        odd = ", ".join(sorted(wanted ^ set(configs)))
+        raise ValueError(f"configs must have just the keys {sorted(wanted)}; wrong: {odd}")
+    for name in (*counts, "pruning_steps"):
+        if not isinstance(configs[name], int) or configs[name] < (name == "pruning_steps"):
+            least = 1 if name == "pruning_steps" else 0
+            raise ValueError(f"{name} must be a whole number >= {least}, got {configs[name]!r}")
+    if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
+        raise ValueError(
+            f"pruning_steps must be at most pruning_iterations={configs['pruning_iterations']}, "
+            f"got {configs['pruning_steps']}"
+        )
+    if not 0 <= configs["initial_ratio"] <= target:
+        raise ValueError(
+            f"initial_ratio must be in [0, ratio={target}], got {configs['initial_ratio']}"
+        )
+    return configs
 
 
 def default_skip_params(model: nn.Layer) -> set[str]:
@@ -211,6 +424,15 @@ def default_skip_params(model: nn.Layer) -> set[str]:
         if isinstance(layer, NORMS):
             skipped.update(name for name, _ in layer.named_parameters(prefix=prefix))
     return skipped
+
+
+def skip_all_but_conv1x1(model: nn.Layer) -> set[str]:
+    """Structured names of all but the weights of 1x1 convolutions."""
+    return {name for name, p in model.named_parameters() if not _is_conv1x1(p)}
+
+
+def _is_conv1x1(param: paddle.Tensor) -> bool:
+    return len(param.shape) == 4 and list(param.shape[2:]) == [1, 1]
 
 
 def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.Tensor]:
@@ -238,7 +460,7 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
     weights = {
         name: p
         for name, p in model.named_parameters()
-        if id(p) not in skipped and p.is_floating_point() and _size(p)
+        if id(p) not in skipped and p.is_floating_point() and masking.size(p)
     }
     if not weights:
         raise ValueError("there is nothing to prune: every parameter of the model is skipped")
@@ -247,16 +469,19 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
 
 def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
     """Zeros over all weights of the parameters, as a fraction; 0.0 where there are no weights."""
-    total = sum(_size(p) for p in parameters.values())
-    return sum(_zeros(p) for p in parameters.values()) / total if total else 0.0
+    total = sum(masking.size(p) for p in parameters.values())
+    return sum(masking.zeros(p) for p in parameters.values()) / total if total else 0.0
 
 
 def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
     """A line for each prunable parameter, then for all of those, the rest, and everything."""
-    rows = [(name, str(list(p.shape)), _size(p), _zeros(p)) for name, p in prunable.items()]
+    rows = [
+        (name, str(list(p.shape)), masking.size(p), masking.zeros(p))
+        for name, p in prunable.items()
+    ]
     everything = dict(_unwrap(model).named_parameters()).values()
     weights, zeros = sum(row[2] for row in rows), sum(row[3] for row in rows)
-    all_weights, all_zeros = sum(map(_size, everything)), sum(map(_zeros, everything))
+    all_weights, all_zeros = sum(map(masking.size, everything)), sum(map(masking.zeros, everything))
     rows.append(("prunable", "", weights, zeros))
     rows.append(("not pruned", "", all_weights - weights, all_zeros - zeros))
     rows.append(("all", "", all_weights, all_zeros))
@@ -275,166 +500,3 @@ def _check_ratio(ratio: float) -> None:
 
 def _unwrap(model: nn.Layer) -> nn.Layer:
     return model._layers if isinstance(model, paddle.DataParallel) else model
-
-
-def _size(tensor: paddle.Tensor | np.ndarray) -> int:
-    return math.prod(tensor.shape)
-
-
-def _zeros(tensor: paddle.Tensor) -> int:
-    # Paddle's == and != take numbers below 1e-8 (2.6) or 1e-15 (3.3) for 0; the cast does not.
-    return _size(tensor) - int(_count(tensor.astype("bool")))
-
-
-# What follows is all that touches single weights, written twice where numpy and Paddle differ.
-# On the CPU: numpy on the tensors' own memory, a piece at a time, so that the temporaries stay in
-# cache (a third of the time of Paddle's operators). Elsewhere: Paddle's operators, whole tensors.
-
-_PIECE = 1 << 16  # weights: 256 KB of float32
-_SAMPLE = 1 << 16  # weights looked at to guess where a quantile lies
-_BITS = {"bfloat16": "u2", "float16": "u2", "float32": "u4", "float64": "u8", "bool": "?"}
-
-
-def _dtype(tensor: paddle.Tensor) -> str:
-    return str(tensor.dtype).split(".")[-1]
-
-
-def _on_cpu(tensor: paddle.Tensor) -> bool:
-    return tensor.place.is_cpu_place() and tensor.is_contiguous()
-
-
-def _memory(tensor: paddle.Tensor) -> np.ndarray:
-    """A CPU tensor's own memory as flat numpy bits (no copy; not to be kept beyond the tensor)."""
-    kind = np.dtype(_BITS[_dtype(tensor)])
-    memory = (ctypes.c_char * (_size(tensor) * kind.itemsize)).from_address(tensor.data_ptr())
-    return np.frombuffer(memory, kind)
-
-
-def _bits_to_magnitude(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 (float64 for float64) magnitudes of the bit patterns; all conversions are exact."""
-    if dtype == "bfloat16":
-        return np.abs((bits.astype("u4") << 16).view("f4"))
-    return np.abs(bits.view(dtype)).astype("f8" if dtype == "float64" else "f4", copy=False)
-
-
-def _magnitudes(weight: paddle.Tensor, stride: int = 1) -> Iterator[np.ndarray | paddle.Tensor]:
-    """The flat magnitudes of every stride-th weight, in pieces."""
-    dtype = _dtype(weight)
-    if _on_cpu(weight):
-        bits = _memory(weight)[::stride]
-        for start in range(0, bits.size, _PIECE):
-            yield _bits_to_magnitude(bits[start : start + _PIECE], dtype)
-    else:
-        values = weight.detach().flatten()[::stride]
-        yield (values if dtype == "float64" else values.astype("float32")).abs()
-
-
-def _update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold: float, ties: int) -> int:
-    """mask = |weight| >= threshold, but for the first `ties` weights at it; returns ties left.
-
-    (Written as "not smaller", so that a NaN is kept: a broken weight should be seen.)
-    """
-    if _on_cpu(weight):
-        keep, start = _memory(mask), 0
-        for magnitude in _magnitudes(weight):
-            piece = keep[start : start + magnitude.size]
-            np.less(magnitude, threshold, out=piece)
-            np.logical_not(piece, out=piece)
-            if ties:
-                tied = np.flatnonzero(piece & (magnitude <= threshold))[:ties]
-                piece[tied] = False
-                ties -= tied.size
-            start += magnitude.size
-        return ties
-    (magnitude,) = _magnitudes(weight)
-    threshold = _bound(threshold, magnitude)
-    keep = paddle.logical_not(magnitude < threshold)
-    if ties:
-        tied = keep & (magnitude <= threshold)
-        order = tied.astype("int64").cumsum()
-        keep = keep & paddle.logical_not(tied & (order <= ties))
-        ties = max(0, ties - int(order[-1]))
-    paddle.assign(keep.reshape(weight.shape), output=mask)
-    return ties
-
-
-def _zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
-    """weight = 0, in place, where the bool mask is False."""
-    if _on_cpu(weight):
-        # The bit pattern times 0 or 1: +0.0 also for a weight that is negative, infinite or NaN.
-        bits, keep = _memory(weight), _memory(mask)
-        for start in range(0, bits.size, _PIECE):
-            bits[start : start + _PIECE] *= keep[start : start + _PIECE]
-    else:
-        paddle.assign(paddle.where(mask, weight, paddle.zeros_like(weight)), output=weight)
-
-
-def _smallest_kept(weights: list[paddle.Tensor], pruned: int) -> tuple[float, int]:
-    """The smallest magnitude left when the `pruned` smallest go, and how many are below it.
-
-    With nothing to prune it is 0; with everything to prune, just above the largest.
-    """
-    total = sum(map(_size, weights))
-    if pruned == 0:
-        return 0.0, 0
-    if pruned == total:
-        largest, smaller = _kth_magnitude(weights, total - 1)
-        if largest < math.inf:
-            return float(np.nextafter(np.float32(largest), np.float32(np.inf))), total
-        return largest, smaller
-    return _kth_magnitude(weights, pruned)
-
-
-def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
-    """The k-th smallest magnitude (k from 0) and how many are smaller; exact, and without a sort.
-
-    A sample gives two magnitudes that enclose the wanted one; one pass counts what is below them
-    and collects the few between. In the rare case of a miss the bracket is widened.
-    """
-    total = sum(map(_size, weights))
-    stride = total // _SAMPLE | 1  # odd: in step with no power of two of the layout
-    sample = _joined([values for weight in weights for values in _magnitudes(weight, stride)])
-    seen = _size(sample)
-    middle, deviation = k / total * seen, math.sqrt(seen * k * (total - k)) / total
-    for width in (4, 64, math.inf):  # standard deviations to either side
-        first, last = middle - width * deviation - 1, middle + width * deviation + 1
-        lower = _ranked(sample, int(first)) if first > 0 else 0.0
-        upper = _ranked(sample, int(last)) if last < seen - 1 else math.inf
-        below, up_to, between = 0, 0, []  # counts of < lower and <= lower; no ==, see _zeros
-        for weight in weights:
-            for magnitude in _magnitudes(weight):
-                low, high = _bound(lower, magnitude), _bound(upper, magnitude)
-                below += _count(magnitude < low)
-                up_to += _count(magnitude <= low)
-                between.append(magnitude[(magnitude > low) & (magnitude < high)])
-        below, up_to = int(below), int(up_to)
-        if below <= k < up_to:
-            return lower, below
-        if up_to <= k < up_to + sum(map(_size, between)):
-            between = _joined(between)
-            kth = _ranked(between, k - up_to)
-            return kth, up_to + int(_count(between < _bound(kth, between)))
-    return math.inf, up_to + sum(map(_size, between))  # there are fewer finite weights than k
-
-
-def _count(flags: np.ndarray | paddle.Tensor) -> int | paddle.Tensor:
-    """How many are true; of a tensor without waiting for the device."""
-    return np.count_nonzero(flags) if isinstance(flags, np.ndarray) else paddle.count_nonzero(flags)
-
-
-def _bound(value: float, magnitudes: np.ndarray | paddle.Tensor) -> float | paddle.Tensor:
-    """`value` to compare with: Paddle 2.6 rounds a number to float32 beside a float64 tensor."""
-    if isinstance(magnitudes, np.ndarray):
-        return value
-    return paddle.full([], value, magnitudes.dtype)
-
-
-def _joined(pieces: list[np.ndarray] | list[paddle.Tensor]) -> np.ndarray | paddle.Tensor:
-    return np.concatenate(pieces) if isinstance(pieces[0], np.ndarray) else paddle.concat(pieces)
-
-
-def _ranked(values: np.ndarray | paddle.Tensor, rank: int) -> float:
-    """The rank-th smallest value, from 0."""
-    if isinstance(values, np.ndarray):
-        return float(np.partition(values, rank)[rank])
-    return float(values.sort()[rank])

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from paddle import nn
 
-import unstructured_pruner
+import masking
 from unstructured_pruner import UnstructuredPruner, default_skip_params
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -264,8 +264,8 @@ def test_large_weights_get_the_masks_of_a_plain_sort(layout):
 @pytest.fixture
 def small_sample(monkeypatch):
     """A sample of about 64 weights: its bracket often misses, as it rarely does at full size."""
-    monkeypatch.setattr(unstructured_pruner, "_SAMPLE", 64)
-    monkeypatch.setattr(unstructured_pruner, "_PIECE", 100)
+    monkeypatch.setattr(masking, "_SAMPLE", 64)
+    monkeypatch.setattr(masking, "_PIECE", 100)
 
 
 @pytest.mark.usefixtures("small_sample")
@@ -293,7 +293,7 @@ def test_every_count_is_exact_from_a_poor_sample(dtype, seed):
 def test_a_bracket_that_misses_is_widened(monkeypatch, layout, passes):
     # What the layouts above are for: seen from outside only by the number of passes.
     strides = []
-    magnitudes = unstructured_pruner._magnitudes
+    magnitudes = masking._magnitudes
 
     def counted(weight, stride=1):
         strides.append(stride)
@@ -301,7 +301,7 @@ def test_a_bracket_that_misses_is_widened(monkeypatch, layout, passes):
 
     net = net_of(_layouts()[layout].reshape(1, -1))
     pruner = UnstructuredPruner(net, "ratio", ratio=0.9)
-    monkeypatch.setattr(unstructured_pruner, "_magnitudes", counted)
+    monkeypatch.setattr(masking, "_magnitudes", counted)
     pruner.update_threshold()
     assert strides == [3] + [1] * passes
 
@@ -937,7 +937,7 @@ def test_masks_of_a_part_of_the_model_are_refused():
 
 @pytest.fixture
 def device_path(monkeypatch):
-    monkeypatch.setattr(unstructured_pruner, "_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(masking, "_on_cpu", lambda tensor: False)
 
 
 def _device_arrays() -> dict[str, list[np.ndarray]]:
@@ -984,7 +984,7 @@ def test_the_device_path_gives_what_the_cpu_path_gives(monkeypatch, mode, option
     arrays = [[[0.5, -0.5, 0.25, 8], [-0.0, 0, -0.25, 1]], [[0.125], [-3]]]
     on_cpu, elsewhere = net_of(*arrays, dtype=dtype), net_of(*arrays, dtype=dtype)
     wanted = stepped(on_cpu, mode, **options)
-    monkeypatch.setattr(unstructured_pruner, "_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(masking, "_on_cpu", lambda tensor: False)
     pruner = stepped(elsewhere, mode, **options)
     assert masks_of(pruner) == masks_of(wanted)
     assert pruner.threshold == wanted.threshold
