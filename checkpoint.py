@@ -3,7 +3,7 @@
     models/
         epoch-9/                    one finished epoch, committed by a single rename
             model-pruned.pdparams   plain dense state dict with zeros: paddle.load + set_state_dict
-            opt-pruned.pdopt        optimizer state under structured names
+            opt-pruned.pdopt        optimizer's accumulators under structured names
             masks-pruned.npz        one packed bit a prunable weight
             train-state.json        epoch, step, options, sparsity, versions
         model-pruned.pdparams  opt-pruned.pdopt  train-state.json     links to the newest
@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import shutil
+import sys
 import time
 import zipfile
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
@@ -48,7 +50,8 @@ def save(run, epoch: int, state: dict) -> None:
     staging.mkdir(parents=True)
     paddle.save(run.model.state_dict(), str(staging / WEIGHTS))
     optimizer = _rename(run.opt.state_dict(), _names(run.model))
-    optimizer["GradScaler"] = run.scaler.state_dict()
+    if run.args.amp:
+        optimizer["GradScaler"] = run.scaler.state_dict()
     paddle.save(optimizer, str(staging / OPTIMIZER))
     if run.pruner is not None:
         masks = run.pruner.state_dict()["masks"]
@@ -70,10 +73,13 @@ def save_best(model_path, model) -> None:
 
 def best_top1(model_path) -> float:
     """The top-1 of model-best.pdparams, from metrics.jsonl; -1 where there is none."""
-    if not (Path(model_path) / BEST).exists():
-        return -1.0
-    tops = [record["top1"] for record in _metrics(model_path)]
-    return max((top for top in tops if top is not None), default=-1.0)
+    return _best(_metrics(model_path))["top1"] if (Path(model_path) / BEST).exists() else -1.0
+
+
+def _best(records: list[dict]) -> dict:
+    """The record of the epoch whose weights model-best.pdparams holds."""
+    best = [record for record in records if record.get("best")]
+    return best[-1] if best else {"epoch": -1, "top1": -1.0}
 
 
 def set_aside(model_path, after: int = -1) -> None:
@@ -83,6 +89,7 @@ def set_aside(model_path, after: int = -1) -> None:
     records = _metrics(model_path)
     kept = [record for record in records if record["epoch"] <= after]
     if not later and kept == records:
+        _write_metrics(model_path, kept)  # without a last line that was cut short
         return
     stamp = time.strftime("earlier-%Y%m%d-%H%M%S")
     names = (f"{stamp}-{i}" if i else stamp for i in itertools.count())
@@ -90,8 +97,8 @@ def set_aside(model_path, after: int = -1) -> None:
     aside.mkdir()
     if kept != records:
         (model_path / METRICS).rename(aside / METRICS)
-        (model_path / METRICS).write_text("".join(f"{json.dumps(record)}\n" for record in kept))
-        if (model_path / BEST).exists():  # it may be of one of the later epochs
+        _write_metrics(model_path, kept)
+        if _best(records)["epoch"] > after and (model_path / BEST).exists():
             (model_path / BEST).rename(aside / BEST)
     for folder in later:
         folder.rename(aside / folder.name)
@@ -139,7 +146,8 @@ def read_state(folder) -> dict:
         state = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(state, dict) or not isinstance(state.get("epoch"), int):
+    whole = isinstance(state, dict) and isinstance(state.get("epoch"), int)
+    if not whole or not isinstance(state.get("options"), dict):
         raise ValueError(f"{path} is no train-state.json of this program")
     return state
 
@@ -153,7 +161,8 @@ def load_weights(model, path) -> None:
     given, wanted = _read(path), model.state_dict()
     masks = [name for name in given if name.endswith("_mask") and name not in wanted]
     if masks:
-        print(f"{path}: dropped {len(masks)} masks that PaddleSlim stored among the weights")
+        message = f"{path}: dropped {len(masks)} masks that PaddleSlim stored among the weights"
+        print(message, file=sys.stderr)
     given = {name: value for name, value in given.items() if name not in masks}
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
@@ -169,33 +178,49 @@ def load_weights(model, path) -> None:
     model.set_state_dict({n: paddle.to_tensor(v).astype(wanted[n].dtype) for n, v in given.items()})
 
 
-def load_training(folder, model, opt, pruner, scaler) -> None:
-    """Loads a whole checkpoint folder: weights, optimizer with learning rate, masks."""
+def load_training(folder, run, epoch: int) -> None:
+    """Loads a checkpoint folder into train.py's `Run`: all that is not given by the options.
+
+    That is weights, the optimizer's accumulators, the AMP scale, masks. Learning rate, threshold
+    and ratio follow from the options and the step; train.py refuses options that differ.
+    """
     folder = Path(folder)
-    load_weights(model, folder / WEIGHTS)
-    optimizer = _read(folder / OPTIMIZER)
-    scaler.load_state_dict(optimizer.pop("GradScaler", {}))
-    opt.set_state_dict(_rename(optimizer, {v: k for k, v in _names(model).items()}))
-    if pruner is not None and (folder / MASKS).is_file():
-        state = read_state(folder)
-        pruner.set_state_dict(
-            {
-                "masks": _read_masks(folder / MASKS, pruner.masks),
-                "threshold": state["threshold"],
-                "static": state["static_masks"],
-            }
-        )
+    load_weights(run.model, folder / WEIGHTS)
+    accumulators = _read(folder / OPTIMIZER)
+    scale = accumulators.pop("GradScaler", None)
+    if scale and run.args.amp:
+        run.scaler.load_state_dict(scale)
+    shapes = {name: list(p.shape) for name, p in run.model.named_parameters()}
+    for key, value in accumulators.items():
+        owner = max((name for name in shapes if key.startswith(f"{name}_")), key=len, default=None)
+        if owner and list(np.shape(value)) not in (shapes[owner], [1], []):
+            raise ValueError(
+                f"{folder / OPTIMIZER}: {key} is {list(np.shape(value))}, not {shapes[owner]}"
+            )
+    run.schedule.step((epoch + 1) * len(run.train_loader))
+    accumulators["LR_Scheduler"] = run.schedule.state_dict()
+    run.opt.set_state_dict(_rename(accumulators, {v: k for k, v in _names(run.model).items()}))
+    if run.pruner is not None:
+        state = run.pruner.state_dict()
+        state["masks"] = _read_masks(folder / MASKS, run.pruner.masks)
+        state.update(read_state(folder)["pruner"])
+        run.pruner.set_state_dict(state)
 
 
 def _read_masks(path: Path, like: dict) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
     try:
         with np.load(path, allow_pickle=False) as packed:
-            return {
-                name: np.unpackbits(packed[name], count=mask.size).reshape(mask.shape)
-                for name, mask in like.items()
-            }
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            masks = {name: packed[name] for name in like}
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} does not hold this model's masks: {error}") from None
+    for name, mask in like.items():
+        count = math.prod(mask.shape)
+        if masks[name].dtype != np.uint8 or masks[name].shape != (-(-count // 8),):
+            raise ValueError(f"{path}: the mask of {name} is not {list(mask.shape)} packed bits")
+        masks[name] = np.unpackbits(masks[name], count=count).reshape(mask.shape)
+    return masks
 
 
 def _read(path) -> dict:
@@ -227,6 +252,13 @@ def _metrics(model_path) -> list[dict]:
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; move it away") from None
+
+
+def _write_metrics(model_path, records: list[dict]) -> None:
+    path = Path(model_path) / METRICS
+    if records:
+        Path(f"{path}.part").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+        os.replace(f"{path}.part", path)
 
 
 def _epochs(folder: Path) -> dict[int, Path]:

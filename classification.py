@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import paddle
@@ -29,13 +30,15 @@ def make_dataset(name: str, data_dir: str | None, mode: str, num_classes: int, s
     return small[name](data_dir, mode, seed=seed)
 
 
-def make_model(name: str, scale: float, num_classes: int, pretrained: bool, image_size: int):
-    """A network of paddle.vision.models, tried on one blank picture.
+def make_model(name: str, scale: float, num_classes: int, pretrained: bool, data: str):
+    """A network of paddle.vision.models, tried on one blank picture of the data set's size.
 
     Raises:
         ValueError: it has no such width or no pretrained weights, they cannot be downloaded, or it
             does not take pictures of this size.
     """
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name!r}; there are {', '.join(MODELS)}")
     constructor = getattr(models, name)
     width = {} if scale == 1 else {"scale": scale}
     if width and "scale" not in inspect.signature(constructor).parameters:
@@ -50,12 +53,17 @@ def make_model(name: str, scale: float, num_classes: int, pretrained: bool, imag
             f"could not get ImageNet weights for {name} ({reason}); give --pretrained_model FILE, "
             "or --use_pretrained false to start from random weights"
         ) from None
+    size = 224 if data == "imagenet" else 32
     model.eval()
     try:
         with paddle.no_grad():
-            model(paddle.zeros([1, 3, image_size, image_size]))
+            outputs = model(paddle.zeros([1, 3, size, size]))
+        logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        fits = math.isfinite(float(logits.sum()))  # Inception averages over nothing and gives NaN
     except Exception:
-        raise ValueError(f"{name} does not take pictures of {image_size}x{image_size}") from None
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} does not take pictures of {size}x{size}")
     return model
 
 
@@ -80,8 +88,8 @@ def counts(outputs, labels: paddle.Tensor, mean_loss: paddle.Tensor) -> paddle.T
 def summarize(totals: paddle.Tensor) -> dict:
     """Loss and accuracies, as fractions, from the sum of `counts` over batches."""
     loss_sum, top1, top5, samples = totals.tolist()
-    samples = max(samples, 1)
-    return {"loss": loss_sum / samples, "top1": top1 / samples, "top5": top5 / samples}
+    means = {"loss": loss_sum, "top1": top1, "top5": top5}
+    return {**{key: value / samples for key, value in means.items()}, "samples": int(samples)}
 
 
 @paddle.no_grad()
@@ -95,4 +103,4 @@ def evaluate(model, loader) -> dict:
         totals += counts(logits, labels, F.cross_entropy(logits, labels))
     if dist.get_world_size() > 1:
         dist.all_reduce(totals)
-    return {**summarize(totals), "samples": int(totals[3])}
+    return summarize(totals)

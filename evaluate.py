@@ -21,6 +21,8 @@ from program import Loader, add_common_options, number, one_line_errors, set_dev
 from sampler import EpochBatchSampler
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
 
+TRAINED = ("model", "scale", "num_classes")  # what train-state.json knows better than the options
+
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -35,6 +37,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add_common_options(parser, list(classification.NUM_CLASSES), classification.MODELS)
     add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s)")
+    add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
     add("--json", action="store_true", help="print the results as one line of JSON")
     add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
     return parser.parse_args(argv)
@@ -46,12 +49,14 @@ def main(argv=None) -> None:
     set_device(args.use_gpu)
     weights = checkpoint.find_weights(args.pruned_model)
     trained = checkpoint.read_state(weights.parent).get("options", {})
+    options = {**vars(args), **{key: trained[key] for key in TRAINED if key in trained}}
     data = args.data or trained.get("data", "cifar10")
-    name, scale = trained.get("model", args.model), trained.get("scale", args.scale)
-    num_classes = trained.get("num_classes", args.num_classes) or classification.NUM_CLASSES[data]
-    dataset = classification.make_dataset(data, args.data_dir, "val", num_classes)
-    model = classification.make_model(name, scale, num_classes, False, dataset.image_size)
+    if data not in classification.NUM_CLASSES:
+        raise ValueError(f"there is no data set {data!r}; give --data")
+    num_classes = options["num_classes"] or classification.NUM_CLASSES[data]
+    model = classification.make_model(options["model"], options["scale"], num_classes, False, data)
     checkpoint.load_weights(model, weights)
+    dataset = classification.make_dataset(data, args.data_dir, "val", num_classes)
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
     started = time.perf_counter()
     tested = classification.evaluate(model, Loader(dataset, batches, args.num_workers))

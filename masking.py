@@ -25,15 +25,15 @@ def size(tensor: paddle.Tensor | np.ndarray) -> int:
 
 def zeros(tensor: paddle.Tensor) -> int:
     # Paddle's == and != take numbers below 1e-8 (2.6) or 1e-15 (3.3) for 0; the cast does not.
-    return size(tensor) - int(_count(tensor.astype("bool")))
+    return size(tensor) - int(paddle.count_nonzero(tensor.astype("bool")))
 
 
 def _dtype(tensor: paddle.Tensor) -> str:
     return str(tensor.dtype).split(".")[-1]
 
 
-def _on_cpu(tensor: paddle.Tensor) -> bool:
-    return tensor.place.is_cpu_place() and tensor.is_contiguous()
+def _on_cpu(*tensors: paddle.Tensor) -> bool:
+    return all(tensor.place.is_cpu_place() and tensor.is_contiguous() for tensor in tensors)
 
 
 def _memory(tensor: paddle.Tensor) -> np.ndarray:
@@ -62,13 +62,14 @@ def _magnitudes(weight: paddle.Tensor, stride: int = 1) -> Iterator[np.ndarray |
         yield (values if dtype == "float64" else values.astype("float32")).abs()
 
 
-def update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold: float, ties: int) -> int:
+def update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold, ties):
     """mask = |weight| >= threshold, but for the first `ties` weights at it; returns ties left.
 
-    (Written as "not smaller", so that a NaN is kept: a broken weight should be seen.)
+    (Written as "not smaller", so that a NaN is kept: a broken weight should be seen.) On a device
+    the threshold and the ties may be, and the result then is, a tensor: nothing waits for it.
     """
-    if _on_cpu(weight):
-        keep, start = _memory(mask), 0
+    if _on_cpu(weight, mask):
+        threshold, keep, start = float(threshold), _memory(mask), 0
         for magnitude in _magnitudes(weight):
             piece = keep[start : start + magnitude.size]
             np.less(magnitude, threshold, out=piece)
@@ -80,42 +81,54 @@ def update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold: float, ti
             start += magnitude.size
         return ties
     (magnitude,) = _magnitudes(weight)
-    threshold = _bound(threshold, magnitude)
+    # As a tensor: beside a float64 tensor, Paddle 2.6 rounds a number to float32.
+    threshold = paddle.to_tensor(threshold, dtype=magnitude.dtype, place=weight.place)
     keep = paddle.logical_not(magnitude < threshold)
-    if ties:
-        tied = keep & (magnitude <= threshold)
+    if isinstance(ties, paddle.Tensor) or ties:
+        tied = keep & (magnitude <= threshold)  # Paddle's == is tolerant, see zeros
         order = tied.astype("int64").cumsum()
         keep = keep & paddle.logical_not(tied & (order <= ties))
-        ties = max(0, ties - int(order[-1]))
+        ties = ties - order[-1]
     paddle.assign(keep.reshape(weight.shape), output=mask)
     return ties
 
 
 def zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
-    """weight = 0, in place, where the bool mask is False."""
-    if _on_cpu(weight):
+    """weight = 0, in place, where the mask is 0. (The pruner's own masks are bool and whole.)"""
+    if _on_cpu(weight, mask) and _dtype(mask) == "bool" and size(mask) == size(weight):
         # The bit pattern times 0 or 1: +0.0 also for a weight that is negative, infinite or NaN.
         bits, keep = _memory(weight), _memory(mask)
         for start in range(0, bits.size, _PIECE):
             bits[start : start + _PIECE] *= keep[start : start + _PIECE]
     else:
-        paddle.assign(paddle.where(mask, weight, paddle.zeros_like(weight)), output=weight)
+        keep = mask.astype("bool")
+        if not _on_cpu(weight):
+            paddle.assign(paddle.where(keep, weight, paddle.zeros_like(weight)), output=weight)
+        else:  # again with a mask that is whole; Paddle's CPU has no `where` in 16 bits
+            keep = np.ascontiguousarray(np.broadcast_to(keep.numpy(), weight.shape))
+            zero_masked(weight, paddle.to_tensor(keep, place=weight.place))
 
 
-def smallest_kept(weights: list[paddle.Tensor], pruned: int) -> tuple[float, int]:
-    """The smallest magnitude left when the `pruned` smallest go, and how many are below it.
+def smallest_kept(weights: list[paddle.Tensor], pruned: int):
+    """What update_mask needs to prune just the `pruned` smallest of all: threshold and ties.
 
-    With nothing to prune it is 0; with everything to prune, just above the largest.
+    The threshold is the smallest magnitude that is kept, with nothing to prune 0, with everything
+    the largest; the ties are those at it that go all the same. On a device both are tensors.
     """
     total = sum(map(size, weights))
     if pruned == 0:
         return 0.0, 0
-    if pruned == total:
-        largest, smaller = _kth_magnitude(weights, total - 1)
-        if largest < math.inf:
-            return float(np.nextafter(np.float32(largest), np.float32(np.inf))), total
-        return largest, smaller
-    return _kth_magnitude(weights, pruned)
+    if _on_cpu(*weights):
+        threshold, smaller = _kth_magnitude(weights, min(pruned, total - 1))
+        return threshold, pruned - smaller
+    # All at once: the bracket below would wait for the device once a weight tensor.
+    pieces = [magnitude for weight in weights for magnitude in _magnitudes(weight)]
+    widest = "float64" if "float64" in map(_dtype, pieces) else "float32"
+    magnitude = paddle.concat([piece.astype(widest) for piece in pieces])
+    infinity = paddle.full_like(magnitude, math.inf)  # NaN is kept: it has to sort last
+    ordered = paddle.where(paddle.isnan(magnitude), infinity, magnitude).sort()
+    threshold = ordered[min(pruned, total - 1)]
+    return threshold, pruned - (magnitude < threshold).astype("int64").sum()
 
 
 def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
@@ -126,28 +139,25 @@ def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
     """
     total = sum(map(size, weights))
     stride = _sample_stride(total)
-    sample = _joined([values for weight in weights for values in _magnitudes(weight, stride)])
-    seen = size(sample)
-    middle, deviation = k / total * seen, math.sqrt(seen * k * (total - k)) / total
+    sample = np.concatenate([piece for w in weights for piece in _magnitudes(w, stride)])
+    middle, deviation = k / total * sample.size, math.sqrt(sample.size * k * (total - k)) / total
     for width in (4, 64, math.inf):  # standard deviations to either side
         first, last = middle - width * deviation - 1, middle + width * deviation + 1
         lower = _ranked(sample, int(first)) if first > 0 else 0.0
-        upper = _ranked(sample, int(last)) if last < seen - 1 else math.inf
-        below, up_to, between = 0, 0, []  # counts of < lower and <= lower; no ==, see zeros
+        upper = _ranked(sample, int(last)) if last < sample.size - 1 else math.inf
+        below, up_to, between = 0, 0, []  # counts of < lower and <= lower
         for weight in weights:
             for magnitude in _magnitudes(weight):
-                low, high = _bound(lower, magnitude), _bound(upper, magnitude)
-                below += _count(magnitude < low)
-                up_to += _count(magnitude <= low)
-                between.append(magnitude[(magnitude > low) & (magnitude < high)])
-        below, up_to = int(below), int(up_to)
+                below += np.count_nonzero(magnitude < lower)
+                up_to += np.count_nonzero(magnitude <= lower)
+                between.append(magnitude[(magnitude > lower) & (magnitude < upper)])
         if below <= k < up_to:
             return lower, below
-        if up_to <= k < up_to + sum(map(size, between)):
-            between = _joined(between)
+        between = np.concatenate(between)
+        if up_to <= k < up_to + between.size:
             kth = _ranked(between, k - up_to)
-            return kth, up_to + int(_count(between < _bound(kth, between)))
-    return math.inf, up_to + sum(map(size, between))  # there are fewer finite weights than k
+            return kth, up_to + np.count_nonzero(between < kth)
+    return math.inf, up_to + between.size  # there are fewer finite weights than k
 
 
 def _sample_stride(total: int) -> int:
@@ -159,27 +169,9 @@ def _sample_stride(total: int) -> int:
     return round((total / 16) ** (1 / 3)) | 1
 
 
-def _count(flags: np.ndarray | paddle.Tensor) -> int | paddle.Tensor:
-    """How many are true; of a tensor without waiting for the device."""
-    return np.count_nonzero(flags) if isinstance(flags, np.ndarray) else paddle.count_nonzero(flags)
-
-
-def _bound(value: float, magnitudes: np.ndarray | paddle.Tensor) -> float | paddle.Tensor:
-    """`value` to compare with: Paddle 2.6 rounds a number to float32 beside a float64 tensor."""
-    if isinstance(magnitudes, np.ndarray):
-        return value
-    return paddle.full([], value, magnitudes.dtype)
-
-
-def _joined(pieces: list[np.ndarray] | list[paddle.Tensor]) -> np.ndarray | paddle.Tensor:
-    return np.concatenate(pieces) if isinstance(pieces[0], np.ndarray) else paddle.concat(pieces)
-
-
-def _ranked(values: np.ndarray | paddle.Tensor, rank: int) -> float:
+def _ranked(values: np.ndarray, rank: int) -> float:
     """The rank-th smallest value, from 0."""
-    if isinstance(values, np.ndarray):
-        return float(np.partition(values, rank)[rank])
-    return float(values.sort()[rank])
+    return float(np.partition(values, rank)[rank])
 
 
 def block_means(weight: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
@@ -218,7 +210,7 @@ def blocks_within(scores: list[paddle.Tensor], sizes: list[np.ndarray], pruned: 
     sizes = np.concatenate([s.ravel() for s in sizes])
     if sizes.min() == sizes.max():
         return pruned // int(sizes[0])
-    order = paddle.argsort(_joined([s.flatten() for s in scores]), stable=True).numpy()
+    order = np.argsort(np.concatenate([s.numpy().ravel() for s in scores]), kind="stable")
     return int(np.searchsorted(np.cumsum(sizes[order]), pruned, side="right"))
 
 

@@ -74,8 +74,6 @@ def add_common_options(parser: argparse.ArgumentParser, data: list[str], models:
     add("--use_gpu", type=boolean, help="true or false (default: whether there is one)")
     add("--num_workers", type=number(int, 0), default=16,
         help="processes that read data, at most one a core (default: %(default)s)")  # fmt: skip
-    add("--log_period", type=number(int, 1), default=100,
-        help="batches between log lines (default: %(default)s)")  # fmt: skip
 
 
 def set_device(use_gpu: bool | None) -> None:
@@ -84,6 +82,12 @@ def set_device(use_gpu: bool | None) -> None:
         why = "no GPU was found" if paddle.is_compiled_with_cuda() else "this Paddle is CPU-only"
         raise ValueError(f"--use_gpu true, but {why}; use --use_gpu false")
     paddle.set_device("gpu" if there and use_gpu is not False else "cpu")
+
+
+def available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Loader:
@@ -95,7 +99,7 @@ class Loader:
 
     def __init__(self, dataset, batch_sampler: EpochBatchSampler, num_workers: int):
         self.dataset, self.batch_sampler = dataset, batch_sampler
-        self.workers = min(num_workers, os.cpu_count() or 1)
+        self.workers = min(num_workers, available_cores())
 
     def __len__(self) -> int:
         return len(self.batch_sampler)

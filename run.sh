@@ -53,6 +53,7 @@ case $command in
 esac
 install
 python=$venv/bin/python
+export PYTHONWARNINGS="ignore:No ccache found:UserWarning${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 
 # shellcheck disable=SC2086  (LAUNCH_OPTIONS is a list)
 case $command in
@@ -62,7 +63,7 @@ case $command in
   ratio) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;
   multi_gpu) exec "$python" -m paddle.distributed.launch ${LAUNCH_OPTIONS:---gpus=0,1,2,3} --log_dir=train_mbv1_imagenet_threshold_001_log "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --batch_size 256 "$@" ;;
   resume)
-    [[ " $* " == *" --resume_epoch"* ]] || die "after which epoch? bash run.sh resume --resume_epoch 29"
+    [[ " $* " == *" --resume_epoch"* || " $* " == *" --last_epoch"* ]] || die "after which epoch? bash run.sh resume --resume_epoch 29"
     exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --pretrained_model models/ "$@" ;;
   evaluate) exec "$python" "$here/evaluate.py" --pruned_model models/ --data imagenet "$@" ;;
   gpu_check) exec "$python" "$here/benchmarks/gpu_check.py" "$@" ;;

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -21,6 +22,7 @@ import tempfile
 import time
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -32,7 +34,12 @@ import checkpoint
 import classification
 from program import Loader, add_common_options, boolean, number, one_line_errors, set_device
 from sampler import EpochBatchSampler
-from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity
+from unstructured_pruner import (
+    GMPUnstructuredPruner,
+    UnstructuredPruner,
+    prunable_parameters,
+    sparsity,
+)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -42,6 +49,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_common_options(parser, list(classification.NUM_CLASSES), classification.MODELS)
+    add("--log_period", type=number(int, 1), default=100,
+        help="batches between log lines (default: %(default)s)")
     add("--batch_size", type=number(int, 1), default=64, help="per card (default: %(default)s)")
     add("--batch_size_for_validation", type=number(int, 1), default=64, help="(%(default)s)")
     add("--lr", type=number(float, 0), default=0.05, help="learning rate (default: %(default)s)")
@@ -59,10 +68,29 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="fraction of the prunable weights to prune (default: %(default)s)")
     add("--threshold", type=number(float, 0), default=0.01,
         help="magnitude below which a weight is pruned (default: %(default)s)")
+    add("--prune_params_type", choices=["conv1x1_only"],
+        help="prune just the weights of 1x1 convolutions")
+    add("--local_sparsity", type=boolean, nargs="?", const=True, default=False,
+        help="ratio mode: every parameter at --ratio, as --distribution uniform")
+    add("--sparse_block", type=number(int, 1), nargs=2, default=[1, 1], metavar=("M", "N"),
+        help="prune or keep M x N blocks as a whole (default: 1 1)")
+    add("--distribution", type=distribution, default="global",
+        help="of the ratio: global, uniform, erk, or patterns like 'conv*=0.6,fc.weight=0.9'")
+    add("--prune_period", type=number(int, 1),
+        help="steps between new masks (default: 1; under gmp whenever the ratio changes)")
+    add("--pruning_strategy", choices=["base", "gmp"], default="base",
+        help="gmp: the ratio rises from --initial_ratio to --ratio (default: %(default)s)")
+    add("--stable_epochs", type=number(int, 0), default=0, help="gmp: dense epochs (%(default)s)")
+    add("--pruning_epochs", type=number(int, 0), default=60, help="gmp: of the rise (%(default)s)")
+    add("--tunning_epochs", type=number(int, 0), default=60, help="gmp: at --ratio (%(default)s)")
+    add("--pruning_steps", type=number(int, 1), default=100, help="gmp: rises (%(default)s)")
+    add("--initial_ratio", type=number(float, 0, 1), default=0.15, help="gmp: first (%(default)s)")
     add("--static_masks", action="store_true",
         help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
     add("--pretrained_model", "--checkpoint", metavar="PATH",
         help="folder, prefix or .pdparams file to start from")
+    add("--force", action="store_true",
+        help="resume although options differ from those of the checkpoint")
     add("--resume_epoch", "--last_epoch", type=int, default=-1, metavar="N",
         help="go on after finished epoch N of --pretrained_model (default: a new training)")
     add("--use_pretrained", type=boolean, nargs="?", const=True,
@@ -71,7 +99,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--model_path", default="./models", help="where to save (default: %(default)s)")
     add("--model_period", type=number(int, 1), default=10, help="epochs a save (%(default)s)")
     add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")
-    add("--seed", type=number(int, 0), default=0, help="of all randomness (default: %(default)s)")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0,
+        help="of all randomness (default: %(default)s)")
     add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
     # fmt: on
     args = parser.parse_args(argv)
@@ -83,6 +112,16 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
     if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
         parser.error("--static_masks needs --pretrained_model and a --pruning_mode other than none")
+    if args.pruning_strategy == "gmp":
+        if args.pruning_mode != "ratio":
+            parser.error("--pruning_strategy gmp needs --pruning_mode ratio")
+        if args.static_masks:
+            parser.error("--pruning_strategy gmp and --static_masks exclude each other")
+        if args.stable_epochs + args.pruning_epochs > args.num_epochs:
+            parser.error(
+                f"--stable_epochs {args.stable_epochs} and --pruning_epochs {args.pruning_epochs} "
+                f"are more than --num_epochs {args.num_epochs}: --ratio would not be reached"
+            )
     if args.step_epochs != sorted(set(args.step_epochs)):
         parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
     if args.use_pretrained and args.pretrained_model:
@@ -92,6 +131,15 @@ def parse_args(argv=None) -> argparse.Namespace:
             args.data in ("cifar10", "imagenet") and args.scale == 1 and not args.pretrained_model
         )
     return args
+
+
+def distribution(text: str) -> str | dict[str, float]:
+    if "=" not in text:
+        return text
+    try:
+        return {name: float(ratio) for name, ratio in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be like 'conv*=0.6,fc=0.9', got {text!r}") from None
 
 
 @dataclass
@@ -116,21 +164,23 @@ def main(argv=None) -> None:
     if args.amp and paddle.get_device() == "cpu":
         raise ValueError("--amp needs a GPU")
     check_writable(args.model_path)
-    resumed = resume_from(args)
     if dist.get_world_size() > 1:
+        if paddle.get_device() == "cpu":
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # also where Paddle was built for GPUs
         dist.init_parallel_env()
-    train(set_up(args, resumed))
+    train(set_up(args))
 
 
-def set_up(args, resumed) -> Run:
+def set_up(args) -> Run:
     paddle.seed(args.seed)  # the same initial weights on every rank
-    train_loader, val_loader = make_loaders(args)
-    image_size = train_loader.dataset.image_size
     model = classification.make_model(
-        args.model, args.scale, args.num_classes, args.use_pretrained, image_size
+        args.model, args.scale, args.num_classes, args.use_pretrained, args.data
     )
+    resumed = checkpoint_to_resume(args)
     if args.pretrained_model and not resumed:
         checkpoint.load_weights(model, checkpoint.find_weights(args.pretrained_model))
+    train_loader, val_loader = make_loaders(args)
+    pruner = make_pruner(args, model, len(train_loader))
     schedule = make_schedule(args, len(train_loader))
     opt = paddle.optimizer.Momentum(
         schedule,
@@ -139,13 +189,21 @@ def set_up(args, resumed) -> Run:
         weight_decay=paddle.regularizer.L2Decay(args.l2_decay),
     )
     scaler = paddle.amp.GradScaler(enable=args.amp)
-    pruner = make_pruner(args, model)
+    run = Run(args, model, model, opt, schedule, scaler, pruner, train_loader, val_loader)
     if resumed:
-        checkpoint.load_training(resumed, model, opt, pruner, scaler)
+        checkpoint.load_training(resumed, run, args.resume_epoch)
+        done = (args.resume_epoch + 1) * len(train_loader)
+        if args.max_steps is not None and args.max_steps <= done:
+            raise ValueError(f"--max_steps {args.max_steps} were taken before: {done} are done")
+    elif args.static_masks:
+        pruner.set_static_masks()
+    if dist.get_world_size() > 1:
+        run.network = paddle.DataParallel(model)
+        dist.barrier()  # every rank has read what the first may move now
     if dist.get_rank() == 0:
-        checkpoint.set_aside(args.model_path, after=args.resume_epoch)
-    network = paddle.DataParallel(model) if dist.get_world_size() > 1 else model
-    return Run(args, model, network, opt, schedule, scaler, pruner, train_loader, val_loader)
+        same_run = resumed and resumed.resolve().parent == Path(args.model_path).resolve()
+        checkpoint.set_aside(args.model_path, after=args.resume_epoch if same_run else -1)
+    return run
 
 
 def train(run: Run) -> None:
@@ -159,7 +217,13 @@ def train(run: Run) -> None:
         step, totals = train_epoch(run, epoch)
         if dist.get_world_size() > 1:
             dist.all_reduce(totals)
+        results = classification.summarize(totals)  # waits for the device
         seconds = time.perf_counter() - started
+        if not math.isfinite(results["loss"]):
+            raise ValueError(
+                f"the loss of epoch {epoch} is {results['loss']}; lower --lr. Earlier checkpoints "
+                f"in {args.model_path} are as they were"
+            )
         finished = step == (epoch + 1) * len(run.train_loader)
         stop = step == args.max_steps
         last = stop or epoch == args.num_epochs - 1
@@ -171,18 +235,23 @@ def train(run: Run) -> None:
         if last or (epoch + 1) % args.test_period == 0:
             tested = classification.evaluate(model, run.val_loader)
 
-        record["train_loss"] = classification.summarize(totals)["loss"]
+        record["train_loss"] = results["loss"]
         record.update((key, tested[key]) for key in ("top1", "top5", "loss"))
         record["sparsity"] = UnstructuredPruner.total_sparse(model)
         record["prunable_sparsity"] = sparsity(prunable_parameters(model))
-        record["threshold"] = None if pruner is None else pruner.threshold
-        record["images_per_sec"] = int(totals[3]) / seconds
+        record["threshold"] = None if pruner is None else float(pruner.threshold)
+        record["images_per_sec"] = results["samples"] / seconds
         record["seconds"] = seconds
+        record["best"] = (
+            tested["top1"] is not None
+            and tested["top1"] > best_top1
+            and (pruner is None or pruner.target_reached())
+        )
         if main_rank:
-            report(args, record)
-            if tested["top1"] is not None and tested["top1"] > best_top1:
+            if record["best"]:
                 best_top1 = tested["top1"]
                 checkpoint.save_best(args.model_path, model)
+            report(args, record)
             if last or (epoch + 1) % args.model_period == 0:
                 checkpoint.save(run, epoch, training_state(run, step, finished, record))
         if stop:
@@ -213,7 +282,7 @@ def train_epoch(run: Run, epoch: int) -> tuple[int, paddle.Tensor]:
         totals += classification.counts(outputs, labels, loss)
         step += 1
         if main_rank and batch % args.log_period == 0:
-            log(run, bar, epoch, batch, totals, reading, time.perf_counter() - started)
+            log(run, bar, epoch, batch, totals, reading, started)
         if step == args.max_steps:
             break
         waiting = time.perf_counter()
@@ -228,10 +297,11 @@ def seed_everything(run: Run, epoch: int) -> None:
     paddle.seed(int(mixed.generate_state(1)[0]))
 
 
-def log(run: Run, bar, epoch, batch, totals, reading, seconds) -> None:
+def log(run: Run, bar, epoch, batch, totals, reading, started) -> None:
     """A line, or on a terminal the bar's figures: means over the epoch so far, of this rank."""
-    result = classification.summarize(totals)
-    images = int(totals[3]) * dist.get_world_size()
+    result = classification.summarize(totals)  # waits for the device
+    seconds = time.perf_counter() - started
+    images = result["samples"] * dist.get_world_size()
     figures = (
         f"loss {result['loss']:.4f} top1 {result['top1']:.4f} top5 {result['top5']:.4f} "
         f"lr {run.opt.get_lr():.6g} images/s {images / seconds:.1f} "
@@ -274,43 +344,93 @@ def make_loaders(args) -> tuple[Loader, Loader]:
 
 
 def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
+    """The learning rate as a function of the step alone. (Paddle's cosine is a recursion.)"""
     if args.lr_strategy == "cosine_decay":
-        return lr.CosineAnnealingDecay(args.lr, T_max=args.num_epochs * steps_per_epoch)
+        steps = args.num_epochs * steps_per_epoch
+        return lr.LambdaDecay(args.lr, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     boundaries = [epoch * steps_per_epoch for epoch in args.step_epochs]
     return lr.PiecewiseDecay(boundaries, [args.lr * 0.1**i for i in range(len(boundaries) + 1)])
 
 
-def make_pruner(args, model) -> UnstructuredPruner | None:
+def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
     if args.pruning_mode == "none":
         return None
-    pruner = UnstructuredPruner(model, args.pruning_mode, args.threshold, args.ratio)
-    if args.static_masks:
-        pruner.set_static_masks()
-    return pruner
+    options = {
+        "prune_params_type": args.prune_params_type,
+        "local_sparsity": args.local_sparsity,
+        "sparse_block": args.sparse_block,
+        "distribution": args.distribution,
+    }
+    if args.pruning_strategy == "base":
+        return UnstructuredPruner(
+            model,
+            args.pruning_mode,
+            args.threshold,
+            args.ratio,
+            prune_period=args.prune_period or 1,
+            **options,
+        )
+    configs = {
+        "stable_iterations": args.stable_epochs * steps_per_epoch,
+        "pruning_iterations": args.pruning_epochs * steps_per_epoch,
+        "tunning_iterations": args.tunning_epochs * steps_per_epoch,
+        "pruning_steps": args.pruning_steps,
+        "initial_ratio": args.initial_ratio,
+    }
+    return GMPUnstructuredPruner(
+        model, args.ratio, configs=configs, prune_period=args.prune_period, **options
+    )
 
 
-def resume_from(args):
-    """The checkpoint folder to resume from, checked; None for a new training."""
+# Options that decide how a training goes on: a resumed run has to repeat them.
+LASTING = """
+    data model scale num_classes seed amp lr lr_strategy step_epochs l2_decay momentum_rate
+    pruning_mode ratio threshold static_masks prune_params_type local_sparsity sparse_block
+    distribution prune_period pruning_strategy
+""".split()  # noqa: SIM905
+LASTING_GMP = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
+
+
+def checkpoint_to_resume(args) -> Path | None:
+    """The checkpoint folder to resume from, checked against the options; None without resuming."""
     if args.resume_epoch < 0:
         return None
     folder = checkpoint.find_epoch(args.pretrained_model, args.resume_epoch)
-    if not checkpoint.read_state(folder).get("finished"):
+    state = checkpoint.read_state(folder)
+    if not state.get("finished"):
         raise ValueError(f"{folder} was cut short by --max_steps and cannot be resumed")
     if args.resume_epoch + 1 >= args.num_epochs:
         raise ValueError(
             f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give more"
         )
+    saved, given = state["options"], vars(args)
+    names = list(LASTING)
+    if args.lr_strategy == "cosine_decay":
+        names.append("num_epochs")
+    if args.pruning_strategy == "gmp":
+        names += LASTING_GMP
+    different = [f"--{n} {saved[n]}" for n in names if n in saved and saved[n] != given[n]]
+    images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
+    if images != args.batch_size * dist.get_world_size():
+        different.append(f"a global batch of {images}")
+    if different and not args.force:
+        raise ValueError(
+            f"{folder} was trained with {', '.join(different)}; give the same, or --force"
+        )
     return folder
 
 
 def training_state(run: Run, step: int, finished: bool, record: dict) -> dict:
-    """What train-state.json holds besides the epoch."""
+    """What train-state.json holds besides the epoch. The random state is seed and epoch."""
+    pruner = run.pruner.state_dict() if run.pruner is not None else {}
+    kept = ["static", "iteration"]  # a threshold that is an option is not to come from here
+    if run.args.pruning_mode == "ratio":
+        kept.append("threshold")
     return {
         "step": step,
         "finished": finished,
         **{key: record[key] for key in ("top1", "sparsity", "prunable_sparsity", "threshold")},
-        "static_masks": run.args.static_masks,
-        "random_state": {"seed": run.args.seed, "epoch": record["epoch"]},
+        "pruner": {key: pruner[key] for key in kept if key in pruner},
         "ranks": dist.get_world_size(),
         "options": vars(run.args),
         "versions": {

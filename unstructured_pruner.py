@@ -21,6 +21,7 @@ import difflib
 import math
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -153,8 +154,7 @@ class UnstructuredPruner:
         if self.mode == "ratio":
             self.update_threshold()
         for names in self._groups():
-            # A strategy's threshold may be a tensor.
-            threshold = float(self.thresholds.get(names[0], self.threshold))
+            threshold = self.thresholds.get(names[0], self.threshold)
             ties = self._ties.get(names[0], 0)
             for name in names:
                 ties = self._update_mask(name, threshold, ties)
@@ -249,13 +249,13 @@ class UnstructuredPruner:
             if self.sparse_block != [1, 1]:
                 sizes = [masking.block_sizes(list(w.shape), *self.sparse_block) for w in weights]
                 pruned = masking.blocks_within(ranked, sizes, pruned)
-            threshold, smaller = masking.smallest_kept(ranked, pruned)
+            threshold, ties = masking.smallest_kept(ranked, pruned)
             if self.distribution == "global":
                 self.threshold = threshold
             else:
                 self.thresholds[names[0]] = threshold
             if type(self).update_threshold is _ours:
-                self._ties[names[0]] = pruned - smaller
+                self._ties[names[0]] = ties
 
     @paddle.no_grad()
     def mask_parameters(self, param, mask) -> None:
@@ -273,7 +273,11 @@ class UnstructuredPruner:
         """The threshold that prunes `ratio` of the model's weights that are prunable by default."""
         _check_ratio(ratio)
         weights = list(prunable_parameters(model).values())
-        return masking.smallest_kept(weights, round(ratio * sum(map(masking.size, weights))))[0]
+        total = sum(map(masking.size, weights))
+        threshold = float(masking.smallest_kept(weights, round(ratio * total))[0])
+        if round(ratio * total) == total:  # it is the largest magnitude, which is to go as well
+            threshold = float(np.nextafter(np.float32(threshold), np.float32(math.inf)))
+        return threshold
 
     @staticmethod
     def total_sparse(model: nn.Layer) -> float:
@@ -286,17 +290,23 @@ class UnstructuredPruner:
         parameters = _unwrap(model).named_parameters()
         return sparsity({name: weight for name, weight in parameters if _is_conv1x1(weight)})
 
+    def target_reached(self) -> bool:
+        """Whether the masks are at their final ratio, so that accuracies may be compared."""
+        return True
+
     def prunable_sparsity(self) -> float:
         """Zeros over the prunable weights, as a fraction."""
         return sparsity(self._weights)
 
     def state_dict(self) -> dict:
         """What a resumed run needs besides the weights: masks (bool tensors) and plain numbers."""
-        numbers = ("threshold", "thresholds", "ratio", "iteration")
         return {
             "masks": dict(self.masks),
             "static": self._static,
-            **{key: getattr(self, key) for key in numbers},
+            "threshold": float(self.threshold),
+            "thresholds": {name: float(value) for name, value in self.thresholds.items()},
+            "ratio": self.ratio,
+            "iteration": self.iteration,
         }
 
     def set_state_dict(self, state: dict) -> None:
@@ -380,6 +390,13 @@ class GMPUnstructuredPruner(UnstructuredPruner):
         configs = {k: v for k, v in self.configs.items() if k != "tunning_iterations"}
         return schedules.gmp_ratio(iteration, target_ratio=self.target_ratio, **configs)
 
+    def target_reached(self) -> bool:
+        return self.ratio == self.target_ratio
+
+    def set_state_dict(self, state: dict) -> None:
+        super().set_state_dict(state)
+        self.ratio = self.ratio_at(self.iteration - 1) if self.iteration else 0.0
+
     @paddle.no_grad()
     def step(self) -> None:
         """The masks of this step's ratio, applied. To be called after every `opt.step()`."""
@@ -443,20 +460,22 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
     """
     model = _unwrap(model)
     skip_params = default_skip_params(model) if skip_params is None else skip_params
-    owned: dict[str, set[int]] = {}  # every name something goes by -> ids of the parameters meant
-    for prefix, layer in model.named_sublayers(include_self=True):
-        ids = {id(p) for p in layer.parameters()}
-        for name in (prefix, layer.full_name()):
-            owned.setdefault(name, set()).update(ids)
-        for name, p in layer.named_parameters(prefix=prefix, include_sublayers=False):
-            for alias in (name, p.name):
-                owned.setdefault(alias, set()).add(id(p))
-    skipped: set[int] = set()
-    for name in skip_params:
-        if name not in owned:
-            close = difflib.get_close_matches(name, owned, n=3, cutoff=0.3)
-            raise ValueError(f"no layer or parameter is named {name!r}; close: {', '.join(close)}")
-        skipped |= owned[name]
+    meant = _names_of_parameters(model)
+    # In Paddle a BatchNorm's running mean and variance are parameters; they are no weights.
+    skipped = {
+        id(p)
+        for layer in model.sublayers(include_self=True)
+        if isinstance(layer, NORMS)
+        for p in layer.parameters()
+        if p.stop_gradient
+    }
+    for name in sorted(skip_params):
+        if name not in meant:
+            close = difflib.get_close_matches(name, meant, n=3, cutoff=0.3) or list(meant)[:3]
+            raise ValueError(
+                f"no layer or parameter is named {name!r}; there are {', '.join(close)}, ..."
+            )
+        skipped |= meant[name]
     weights = {
         name: p
         for name, p in model.named_parameters()
@@ -465,6 +484,21 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
     if not weights:
         raise ValueError("there is nothing to prune: every parameter of the model is skipped")
     return weights
+
+
+def _names_of_parameters(model: nn.Layer) -> dict[str, set[int]]:
+    """Every name that means parameters of the model -> their ids.
+
+    Structured names ('conv1.weight', and 'conv1' for all in it) win over Paddle's own names.
+    """
+    structured: dict[str, set[int]] = {}
+    for name, p in model.state_dict().items():  # a shared layer stands here under each of its names
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            structured.setdefault(".".join(parts[:end]), set()).add(id(p))
+    own = {layer.full_name(): {*map(id, layer.parameters())} for layer in model.sublayers(True)}
+    own.update((p.name, {id(p)}) for p in model.parameters())
+    return {**own, **structured}
 
 
 def sparsity(parameters: dict[str, paddle.Tensor]) -> float:

@@ -212,7 +212,7 @@ def test_a_paddleslim_checkpoint_loses_its_masks(small, tmp_path, capsys):
     paddle.save(state, str(tmp_path / "slim.pdparams"))
     train.main([*small, "--max_steps", "1", "--model_path", str(tmp_path / "b"),
                 "--pretrained_model", str(tmp_path / "slim")])  # fmt: skip
-    assert "dropped 1 masks" in capsys.readouterr().out
+    assert "dropped 1 masks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -340,3 +340,148 @@ def test_two_processes_agree(small, tmp_path):
     assert [result["samples"] for result in tested] == [10]
     assert len(metrics(out)) == 2
     assert json.loads((out / "train-state.json").read_text())["ranks"] == 2
+
+
+GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "1", "--pruning_epochs", "2",
+       "--tunning_epochs", "1", "--pruning_steps", "4", "--ratio", "0.75"]  # fmt: skip
+
+
+def test_gmp_reaches_its_ratio_of_the_1x1_weights(small, tmp_path):
+    train.main([*small, *GMP, "--prune_params_type", "conv1x1_only", "--num_epochs", "4",
+                "--test_period", "1", "--model_path", str(tmp_path)])  # fmt: skip
+    model = paddle.vision.models.mobilenet_v1(scale=0.25, num_classes=10)
+    checkpoint.load_weights(model, tmp_path / WEIGHTS)
+    ones = [w for w in weights(tmp_path / WEIGHTS).values() if w.shape[2:] == (1, 1)]
+    total = sum(w.size for w in ones)
+    assert sum(np.count_nonzero(w == 0) for w in ones) == round(0.75 * total)
+    assert train.UnstructuredPruner.total_sparse_conv1x1(model) == round(0.75 * total) / total
+    records = metrics(tmp_path)
+    # After its last step an epoch is at: stable 0; pieces 0, 1 | 2, 3 of 4; the target.
+    share = total / sum(w.size for w in weights(tmp_path / WEIGHTS).values() if w.ndim > 1)
+    for record, ratio in zip(records, (0, 0.496875, 0.740625, 0.75)):
+        assert record["prunable_sparsity"] == pytest.approx(ratio * share, abs=1e-4)
+    assert [record["best"] for record in records] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [*GMP, "--lr_strategy", "cosine_decay"],
+        ["--ratio", "0.7", "--prune_period", "3", "--distribution", "erk"],
+        ["--ratio", "0.7", "--sparse_block", "4", "1", "--local_sparsity", "true"],
+    ],
+    ids=["gmp", "period", "block"],
+)
+def test_every_kind_of_pruning_resumes_exactly(options, small, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    common = [*small, *options, "--num_epochs", "4", "--model_period", "1"]
+    train.main([*common, "--model_path", str(whole)])
+    train.main([*common, "--model_path", str(parts), "--pretrained_model", str(whole),
+                "--resume_epoch", "1"])  # fmt: skip
+    for name in (WEIGHTS, "opt-pruned.pdopt"):
+        a, b = weights(whole / name), weights(parts / name)
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+    a, b = (np.load(folder / "epoch-3" / "masks-pruned.npz") for folder in (whole, parts))
+    assert all(np.array_equal(a[key], b[key]) for key in a)
+    assert [record["lr"] for record in metrics(whole)[2:]] == [r["lr"] for r in metrics(parts)]
+
+
+def test_options_that_differ_from_the_checkpoints_are_refused(small, tmp_path, capfd):
+    first = [*small, "--model_path", tmp_path / "a"]
+    train.main([*map(str, first), "--num_epochs", "1", "--threshold", "0.05", "--seed", "5",
+                "--pruning_mode", "threshold"])  # fmt: skip
+    resume = [*small, "--model_path", tmp_path / "b", "--pretrained_model", tmp_path / "a",
+              "--resume_epoch", 0, "--num_epochs", 2, "--pruning_mode", "threshold"]  # fmt: skip
+    message = error_line(capfd, train.main, *resume, "--batch_size", 8)
+    assert message.endswith(
+        "was trained with --seed 5, --threshold 0.05, a global batch of 16; give the same, or --force"  # noqa: E501
+    )
+    train.main([*map(str, resume), "--threshold", "0.2", "--force"])
+    kept = [w[w != 0] for w in weights(tmp_path / "b" / WEIGHTS).values() if w.ndim > 1]
+    assert min(np.abs(w).min() for w in kept if w.size) >= np.float32(0.2)
+
+
+def test_a_resumed_static_run_stays_static(small, tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    train.main([*small, "--num_epochs", "1", "--ratio", "0.6", "--model_path", str(folders[0])])
+    common = [*small, "--static_masks", "--ratio", "0.1", "--model_period", "1"]
+    train.main([*common, "--num_epochs", "1", "--model_path", str(folders[1]),
+                "--pretrained_model", str(folders[0])])  # fmt: skip
+    train.main([*common, "--num_epochs", "2", "--model_path", str(folders[2]),
+                "--pretrained_model", str(folders[1]), "--resume_epoch", "0"])  # fmt: skip
+    before, after = weights(folders[0] / WEIGHTS), weights(folders[2] / WEIGHTS)
+    for name in before:
+        if before[name].ndim > 1:
+            assert np.array_equal(before[name] == 0, after[name] == 0)
+
+
+def test_the_best_weights_survive_a_resume_from_after_them(small, tmp_path):
+    common = [*small, "--model_period", "1", "--test_period", "1", "--model_path", str(tmp_path)]
+    train.main([*common, "--num_epochs", "2"])
+    records = metrics(tmp_path)
+    records[1]["best"], records[0]["best"] = False, True  # as if the first had been better
+    records[0]["top1"] = 1.0
+    lines = "".join(f"{json.dumps(record)}\n" for record in records)
+    (tmp_path / "metrics.jsonl").write_text(lines + '{"epoch": 2, "to')  # the next was cut short
+    best = (tmp_path / "model-best.pdparams").read_bytes()
+    train.main([*common, "--num_epochs", "2", "--pretrained_model", str(tmp_path),
+                "--resume_epoch", "0"])  # fmt: skip
+    assert (tmp_path / "model-best.pdparams").read_bytes() == best
+    assert [record["epoch"] for record in metrics(tmp_path)] == [0, 1]
+
+
+def test_damaged_checkpoints(small, tmp_path, capfd):
+    train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
+    folder = tmp_path / "epoch-0"
+    resume = [*small, "--model_path", tmp_path / "new", "--pretrained_model", folder,
+              "--resume_epoch", 0, "--num_epochs", 2]  # fmt: skip
+    whole = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def refused(name, content):
+        (folder / name).write_bytes(content)
+        message = error_line(capfd, train.main, *resume)
+        (folder / name).write_bytes(whole[folder / name])
+        assert name in message
+        return message
+
+    masks = dict(np.load(folder / "masks-pruned.npz"))
+    short = {name: mask[:1] for name, mask in masks.items()}
+    np.savez(tmp_path / "short.npz", **short)
+    message = refused("masks-pruned.npz", (tmp_path / "short.npz").read_bytes())
+    assert "packed bits" in message
+    for name, content in whole.items():
+        refused(name.name, content[: len(content) // 2])
+    (folder / "masks-pruned.npz").unlink()
+    assert "masks-pruned.npz is missing" in error_line(capfd, train.main, *resume)
+
+    state = json.loads(whole[folder / "train-state.json"])
+    for key, value in (("model", "MODELS"), ("model", "resnet"), ("data", "nope")):
+        state["options"][key] = value
+        (folder / "train-state.json").write_text(json.dumps(state))
+        message = error_line(capfd, evaluate.main, "--pruned_model", folder)
+        assert repr(value) in message
+        state["options"][key] = "mobilenet_v1"
+
+
+def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path, capfd):
+    options = [*small, "--model_path", tmp_path, "--lr", "1e30", "--num_epochs", 3]
+    assert "the loss of epoch" in error_line(capfd, train.main, *options, "--model_period", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--pruning_mode", "threshold"], "--pruning_strategy gmp needs --pruning_mode ratio"),
+        (["--num_epochs", "2"], "--stable_epochs 1 and --pruning_epochs 2 are more than"),
+        (["--initial_ratio", "0.9"], "initial_ratio must be in [0, ratio=0.75], got 0.9"),
+        (["--pruning_steps", "5"], "pruning_steps must be at most pruning_iterations=4"),
+        (["--distribution", "poly"], "distribution must be 'global', 'uniform', 'erk' or a dict"),
+        (["--distribution", "conv=1=2"], "must be like 'conv*=0.6,fc=0.9', got 'conv=1=2'"),
+        (["--distribution", "nothing=0.5"], "no prunable parameter matches 'nothing'"),
+        (["--distribution", "erk", "--local_sparsity", "1"], "give one of the two"),
+        (["--sparse_block", "0", "1"], "argument --sparse_block: must be a whole number >= 1"),
+    ],
+)
+def test_gmp_refusals(options, words, small, tmp_path, capfd):
+    path = ["--model_path", tmp_path, "--num_epochs", "4"]
+    assert words in error_line(capfd, train.main, *small, *GMP, *path, *options)
