@@ -127,7 +127,7 @@ class Digits(_SmallImages):
     """The 1,797 handwritten digits inside scikit-learn, no download; 1,437 train, 360 val."""
 
     white = 16
-    pad, flip = 2, False  # a mirrored digit is no digit
+    pad, flip = 0, False  # they are alike enough, and learnt faster, as they are
 
     @staticmethod
     def _read(paths, mode):

@@ -65,8 +65,8 @@ def table(rows: list[dict]) -> str:
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dense_epochs", type=int, default=6, help="of the dense network")
-    parser.add_argument("--epochs", type=int, default=7, help="of each run from its weights")
+    parser.add_argument("--dense_epochs", type=int, default=7, help="of the dense network")
+    parser.add_argument("--epochs", type=int, default=6, help="of each run from its weights")
     parser.add_argument("--scale", default="0.25", help="width of the network")
     parser.add_argument("--out", type=Path, default=ROOT / "models" / "demo")
     args = parser.parse_args(argv)

@@ -186,7 +186,8 @@ def test_a_loader_gives_the_same_with_and_without_workers(make, tmp_path):
     labels = next(iter(loader))[1]
     assert (labels.shape, labels.dtype) == ([5], paddle.int64)
     assert np.array_equal(runs[0], runs[1])
-    assert not np.array_equal(runs[0][0], runs[0][1])
+    if make is not Digits:
+        assert not np.array_equal(runs[0][0], runs[0][1])
 
 
 def test_other_members_are_left_alone(tmp_path):
@@ -455,22 +456,11 @@ def test_digits():
     assert image[2, 14, 14] == pytest.approx(0.875 * between[0] + 0.125 * between[1])
 
 
-def test_digits_move_by_two_pixels_and_are_never_mirrored():
-    dataset, val = Digits(None, "train"), Digits(None, "val")
-    dataset.images = val.images[:1]
-    image = val.images[0, 0]
-    padded = np.pad(image, 2)
-    moves = {padded[y : y + 32, x : x + 32].tobytes(): (y, x) for y in range(5) for x in range(5)}
-    seen = set()
-    for dataset.epoch in range(300):
-        moved = ((dataset[0][0][0] / 2 + 0.5) * 16).astype(np.float32)
-        distance = {
-            key: np.abs(np.frombuffer(key, np.float32) - moved.ravel()).max() for key in moves
-        }
-        best = min(distance, key=distance.get)
-        assert distance[best] < 1e-4
-        seen.add(moves[best])
-    assert len(seen) == 25
+def test_digits_are_not_augmented():
+    dataset = Digits(None, "train")
+    first = dataset[3][0]
+    dataset.epoch = 7
+    assert np.array_equal(dataset[3][0], first)
 
 
 def test_digits_without_scikit_learn(monkeypatch):
