@@ -6,6 +6,7 @@
 #   bash run.sh threshold|ratio|multi_gpu|evaluate [options]
 #   bash run.sh resume --resume_epoch N [options]
 #   bash run.sh gpu_check                  does the GPU compute what the CPU computes, and how fast?
+#   bash run.sh parity                     PaddleSlim's pruner and this one, step by step
 #
 # Options after the name are passed on, later ones win: bash run.sh ratio --ratio 0.75.
 # Environment: PYTHON (python3), VENV (.venv beside this file), EXTRAS (cpu,test or gpu,test),
@@ -49,6 +50,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
   demo | test | threshold | ratio | multi_gpu | resume | evaluate | gpu_check) ;;
+  parity) venv=${VENV:-$here/.venv-parity} EXTRAS=parity,test ;; # PaddleSlim needs Paddle 2.6
   *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 install
@@ -67,4 +69,5 @@ case $command in
     exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --pretrained_model models/ "$@" ;;
   evaluate) exec "$python" "$here/evaluate.py" --pruned_model models/ --data imagenet "$@" ;;
   gpu_check) exec "$python" "$here/benchmarks/gpu_check.py" "$@" ;;
+  parity) cd "$here" && exec "$python" -m pytest benchmarks/parity.py "$@" ;;
 esac

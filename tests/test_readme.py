@@ -45,7 +45,8 @@ def trained(imagenet_dir, tmp_path_factory):
     (folder / "data").mkdir()
     for place in ("data/ILSVRC2012", "my_data"):
         (folder / place).symlink_to(imagenet_dir)
-    options = "--scale 0.25 --num_epochs 10 --batch_size 4 --num_workers 0 --data imagenet"
+    small = SMALL.replace("--max_steps 1", "--num_epochs 10")
+    options = f"--data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 {small}"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train.main(options.split())
