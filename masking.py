@@ -81,8 +81,10 @@ def update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold, ties):
             start += magnitude.size
         return ties
     (magnitude,) = _magnitudes(weight)
-    # As a tensor: beside a float64 tensor, Paddle 2.6 rounds a number to float32.
-    threshold = paddle.to_tensor(threshold, dtype=magnitude.dtype, place=weight.place)
+    if isinstance(threshold, paddle.Tensor):
+        threshold = threshold.astype(magnitude.dtype)
+    else:  # beside a float64 tensor, Paddle 2.6 would round a number to float32
+        threshold = paddle.full([], threshold, magnitude.dtype)
     keep = paddle.logical_not(magnitude < threshold)
     if isinstance(ties, paddle.Tensor) or ties:
         tied = keep & (magnitude <= threshold)  # Paddle's == is tolerant, see zeros

@@ -321,7 +321,8 @@ class UnstructuredPruner:
             names = sorted(n for n in {*given, *wanted} if given.get(n) != wanted.get(n))
             raise ValueError(f"these masks do not fit the model: {', '.join(names)}")
         for name, mask in self.masks.items():
-            paddle.assign(paddle.to_tensor(state["masks"][name]).astype("bool"), output=mask)
+            given = paddle.to_tensor(np.asarray(state["masks"][name]), place=mask.place)
+            paddle.assign(given.astype("bool"), output=mask)
         self._static = state["static"]
         for key in ("threshold", "thresholds", "ratio", "iteration"):
             setattr(self, key, state[key])
