@@ -10,7 +10,7 @@
             ...  # float32 [64, 3, 224, 224], int64 [64]
 
 For a data set of yours write two such lists, or rewrite this file: what the programs use is
-`len(dataset)`, `dataset[i]`, `num_classes`, `image_size` and `epoch`.
+`ImageNetDataset(data_dir, mode, num_classes=, seed=)`, `len(dataset)`, `dataset[i]` and `epoch`.
 
 `python benchmarks/reader.py` measures the speed. JPEGs are decoded by simplejpeg, everything is
 resized by OpenCV, and Pillow reads the rest: one of ImageNet's .JPEGs is a PNG.

@@ -308,7 +308,7 @@ def test_help_also_by_its_short_form(capsys):
         assert "--data" in capsys.readouterr().out
 
 
-def test_two_processes_agree(small, tmp_path):
+def test_two_processes_agree(small, tmp_path, capsys):
     """Under the launcher: equal masks on both ranks at every step, one writer, no sample twice."""
     script = tmp_path / "ranks.py"
     script.write_text(
@@ -321,7 +321,11 @@ def test_two_processes_agree(small, tmp_path):
         "    seen.append(hashlib.sha256(masks).hexdigest())\n"
         "train.UnstructuredPruner.step = spy\n"
         "tested, evaluate = [], classification.evaluate\n"
-        "classification.evaluate = lambda *a: tested.append(evaluate(*a)) or tested[-1]\n"
+        "def spy_on_evaluate(model, loader):\n"
+        "    state = b''.join(v.numpy().tobytes() for v in model.state_dict().values())\n"
+        "    tested.append([hashlib.sha256(state).hexdigest(), evaluate(model, loader)])\n"
+        "    return tested[-1][1]\n"
+        "classification.evaluate = spy_on_evaluate\n"
         "train.main(sys.argv[2:])\n"
         "with open(f'{sys.argv[1]}/rank{dist.get_rank()}.json', 'w') as file:\n"
         "    json.dump([seen, tested], file)\n"
@@ -330,16 +334,24 @@ def test_two_processes_agree(small, tmp_path):
     subprocess.run(
         [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
          "--log_dir", tmp_path / "log", script, tmp_path, *small, "--batch_size", "8",
-         "--num_epochs", "2", "--model_path", out],
+         "--batch_size_for_validation", "4", "--num_epochs", "2", "--model_path", out],
         check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     (masks, tested), other = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
     assert [masks, tested] == other
     assert len(masks) == 4
     assert len(set(masks)) == 4
-    assert [result["samples"] for result in tested] == [10]
-    assert len(metrics(out)) == 2
+    ((_, result),) = tested  # of the same weights and batch statistics on both
+    assert result["samples"] == 10
+    first, last = metrics(out)
     assert json.loads((out / "train-state.json").read_text())["ranks"] == 2
+    for record in (first, last):  # 2 steps of 8 pictures on either rank
+        assert record["images_per_sec"] * record["seconds"] == pytest.approx(32)
+    # What both ranks measured, each on its part, is what one process measures on the saved file.
+    evaluate.main(["--pruned_model", str(out), "--data_dir", small[1], "--json"])
+    alone = json.loads(capsys.readouterr().out)
+    assert (alone["top1"], alone["top5"]) == (last["top1"], last["top5"])
+    assert alone["loss"] == pytest.approx(last["loss"], rel=1e-5)
 
 
 GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "1", "--pruning_epochs", "2",
