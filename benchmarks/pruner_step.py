@@ -1,18 +1,29 @@
-"""Times one `pruner.step()` on MobileNetV1's 3.2 million prunable weights, on the CPU.
+"""Times one `pruner.step()` on the CPU: on MobileNetV1's 3.2 million prunable weights, or with
+`--scale` on linear layers of 1 to 500 million.
 
     python benchmarks/pruner_step.py [--rounds 20] [--paddleslim_python PATH]
+    python benchmarks/pruner_step.py --scale [1M 10M 100M 500M]
 
-The yardstick is a memcpy of the weights, timed in the same round: a step in threshold mode should
-cost no more than 6 of them, one in ratio mode no more than 15. `--paddleslim_python` names a Python
-with Paddle 2.6.2 and PaddleSlim 2.6.0; a second process of it then takes its turn in every round.
-PaddleSlim applies its masks in update_params(), so its time is that of step() and update_params().
+The yardstick is a memcpy of the weights, timed in the same round. TARGETS says how many of them a
+step should cost at most. `--paddleslim_python` names a Python with Paddle 2.6.2 and PaddleSlim
+2.6.0; a second process of it then takes its turn in every round. PaddleSlim applies its masks in
+update_params(), so its time is that of step() and update_params(); in ratio mode it should take at
+least 60 times as long.
+
+`--scale` also gives the peak extra memory, in percent of the weights: how far the process grows
+(Linux's VmHWM) from before the pruner is made until after its second step. The masks, a bool a
+weight, are 25% of it. 500M weights need 8 GB of memory and a few minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import io
+import json
+import math
 import os
 import platform
 import shutil
@@ -27,30 +38,60 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from paddle import nn
 from paddle.vision.models import mobilenet_v1
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import masking
 from program import number, one_line_errors
-from unstructured_pruner import UnstructuredPruner, prunable_parameters
+from unstructured_pruner import (
+    GMPUnstructuredPruner,
+    UnstructuredPruner,
+    prunable_parameters,
+)
 
-MODES = ("threshold", "ratio")
-TARGETS = {"threshold": 6, "ratio": 15}  # memcpys of the weights
-SETTINGS = {"threshold": 0.01, "ratio": 0.55}  # PaddleSlim's defaults
+PRUNERS = {
+    "threshold": {"mode": "threshold", "threshold": 0.01},  # PaddleSlim's defaults
+    "ratio": {"mode": "ratio", "ratio": 0.55},
+    "local": {"mode": "ratio", "ratio": 0.55, "local_sparsity": True},
+    "block": {"mode": "ratio", "ratio": 0.55, "sparse_block": [4, 1]},
+    "gmp": {"ratio": 0.55},
+}
+ROWS = {  # what is timed, in the order of a round -> the pruner that steps
+    "threshold 0.01": "threshold",
+    "ratio 0.55": "ratio",
+    "ratio 0.55, local": "local",
+    "ratio 0.55, block 4x1": "block",
+    "GMP, ratio changes": "gmp",
+    "GMP, between changes": "gmp",
+}
+TARGETS = {  # memcpys of the weights
+    "threshold 0.01": 5,
+    "ratio 0.55": 12,
+    "ratio 0.55, local": 12,
+    "ratio 0.55, block 4x1": 20,
+    "GMP, ratio changes": 12,  # a step in ratio mode
+    "GMP, between changes": 5,  # only applies masks
+}
+COMPARED = {"threshold 0.01": None, "ratio 0.55": 60}  # times as long as PaddleSlim should take
+MEMORY_TARGET = 40  # percent of the weights
 UPDATE = 1e-3  # how far a weight moves between two steps: lr 0.05 x a gradient of 0.02
 WARM_UP = 2  # rounds before the timed ones
+SCALES = {"1M": 10**6, "10M": 10**7, "100M": 10**8, "500M": 5 * 10**8}
+WIDEST = 4096  # of the linear layers
 
 
 class Trained:
     """A pruned model whose weights move before every step, as under an optimizer."""
 
-    def __init__(self, pruner_class, mode: str):
+    def __init__(self, make_pruner):
         paddle.seed(0)
         self.model = mobilenet_v1(num_classes=10)
         self.weights = list(prunable_parameters(self.model).values())
         self.updates = [paddle.randn(w.shape) * UPDATE for w in self.weights]
-        self.pruner = pruner_class(self.model, mode, **SETTINGS)
-        self.applies_masks = pruner_class is UnstructuredPruner
+        self.pruner = make_pruner(self.model)
+        self.applies_masks = isinstance(self.pruner, UnstructuredPruner)
 
     def step_ms(self) -> float:
         with paddle.no_grad():
@@ -68,17 +109,33 @@ class Trained:
         return zeros / sum(weight.size for weight in self.weights)
 
 
+def make_pruner(name: str, model, steps: int) -> UnstructuredPruner:
+    if name != "gmp":
+        return UnstructuredPruner(model, **PRUNERS[name])
+    configs = {  # a new ratio at every other step
+        "stable_iterations": 0,
+        "pruning_iterations": steps,
+        "pruning_steps": steps // 2,
+        "tunning_iterations": 0,
+        "initial_ratio": 0.3,
+    }
+    return GMPUnstructuredPruner(model, **PRUNERS[name], configs=configs)
+
+
 def serve_paddleslim() -> None:
-    """The second process: for each mode read from stdin prints a step's ms and the sparsity."""
+    """The second process: for each pruner read from stdin prints a step's ms and the sparsity."""
     answers = sys.stdout
     with contextlib.redirect_stdout(io.StringIO()):  # PaddleSlim prints a line a parameter
         from paddleslim import UnstructuredPruner as PaddleSlimPruner
 
-        trained = {mode: Trained(PaddleSlimPruner, mode) for mode in MODES}
+        trained = {
+            name: Trained(lambda model, name=name: PaddleSlimPruner(model, **PRUNERS[name]))
+            for name in (ROWS[row] for row in COMPARED)
+        }
         print(metadata.version("paddleslim"), paddle.__version__, file=answers, flush=True)
         for line in sys.stdin:
-            mode = trained[line.strip()]
-            print(mode.step_ms(), mode.sparsity(), file=answers, flush=True)
+            model = trained[line.strip()]
+            print(model.step_ms(), model.sparsity(), file=answers, flush=True)
 
 
 class PaddleSlim:
@@ -96,9 +153,9 @@ class PaddleSlim:
         slim, paddles = self._answer()
         self.versions = f"PaddleSlim {slim} on Paddle {paddles}"
 
-    def step(self, mode: str) -> tuple[float, float]:
+    def step(self, pruner: str) -> tuple[float, float]:
         """Milliseconds, and the sparsity after it."""
-        print(mode, file=self.process.stdin, flush=True)
+        print(pruner, file=self.process.stdin, flush=True)
         ms, sparsity = self._answer()
         return float(ms), float(sparsity)
 
@@ -118,24 +175,27 @@ class PaddleSlim:
 
 
 def measure(rounds: int, paddleslim: PaddleSlim | None) -> tuple[dict, dict]:
-    """The ms of each round, and the last sparsity, of 'memcpy' and of (whose, mode)."""
-    trained = {mode: Trained(UnstructuredPruner, mode) for mode in MODES}
+    """The ms of each round, and the last sparsity, of 'memcpy' and of (whose, row)."""
+    steps = 2 * (WARM_UP + rounds)
+    trained = {
+        name: Trained(lambda model, name=name: make_pruner(name, model, steps)) for name in PRUNERS
+    }
     source = np.concatenate([w.numpy().ravel() for w in trained["ratio"].weights])
     target = np.empty_like(source)
-    times: dict = {"memcpy": [], **{("ours", mode): [] for mode in MODES}}
+    times: dict = {"memcpy": [], **{("ours", row): [] for row in ROWS}}
     if paddleslim:
-        times.update({("PaddleSlim", mode): [] for mode in MODES})
+        times.update({("PaddleSlim", row): [] for row in COMPARED})
     sparsity = {}
     for _ in range(WARM_UP + rounds):
         started = time.perf_counter()
         np.copyto(target, source)
         times["memcpy"].append(1000 * (time.perf_counter() - started))
-        for mode in MODES:
-            times["ours", mode].append(trained[mode].step_ms())
-            sparsity["ours", mode] = trained[mode].sparsity()
-            if paddleslim:
-                ms, sparsity["PaddleSlim", mode] = paddleslim.step(mode)
-                times["PaddleSlim", mode].append(ms)
+        for row, pruner in ROWS.items():
+            times["ours", row].append(trained[pruner].step_ms())
+            sparsity["ours", row] = trained[pruner].sparsity()
+            if paddleslim and row in COMPARED:
+                ms, sparsity["PaddleSlim", row] = paddleslim.step(pruner)
+                times["PaddleSlim", row].append(ms)
     return {what: ms[WARM_UP:] for what, ms in times.items()}, sparsity
 
 
@@ -145,31 +205,148 @@ def paired(above: list[float], below: list[float]) -> float:
 
 
 def table(times: dict, sparsity: dict) -> str:
-    compared = ("PaddleSlim", MODES[0]) in times
+    compared = any(("PaddleSlim", row) in times for row in COMPARED)
     memcpy = times["memcpy"]
     head = ["", "ms", "memcpys", "target", "zeros"]
     rows = [["memcpy of the weights", f"{statistics.median(memcpy):.2f}", "1.0", "", ""]]
-    head += ["PaddleSlim, ms", "zeros", "times as long"] if compared else []
-    rows[0] += ["", "", ""] if compared else []
-    for mode in MODES:
-        ours = times["ours", mode]
+    head += ["PaddleSlim, ms", "zeros", "times as long", "target"] if compared else []
+    for name in ROWS:
+        ours = times["ours", name]
         row = [
-            f"step, {mode} {SETTINGS[mode]}",
+            f"step, {name}",
             f"{statistics.median(ours):.2f}",
             f"{paired(ours, memcpy):.1f}",
-            f"<= {TARGETS[mode]}",
-            f"{sparsity['ours', mode]:.2%}",
+            f"<= {TARGETS[name]}",
+            f"{sparsity['ours', name]:.2%}",
         ]
-        if compared:
-            theirs = times["PaddleSlim", mode]
+        if ("PaddleSlim", name) in times:
+            theirs = times["PaddleSlim", name]
             row += [
                 f"{statistics.median(theirs):.0f}",
-                f"{sparsity['PaddleSlim', mode]:.2%}",
+                f"{sparsity['PaddleSlim', name]:.2%}",
                 f"{paired(theirs, ours):.0f}",
+                f">= {COMPARED[name]}" if COMPARED[name] else "",
             ]
         rows.append(row)
+    return markdown(head, rows)
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    rows = [row + [""] * (len(head) - len(row)) for row in rows]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+class Linears:
+    """Square linear layers of `size` weights in all, and a copy of these to start a step from."""
+
+    def __init__(self, size: int):
+        paddle.seed(0)
+        width = min(WIDEST, math.isqrt(size // 4))
+        layers = [nn.Linear(width, width, bias_attr=False) for _ in range(round(size / width**2))]
+        self.model = nn.Sequential(*layers)
+        self.weights = [masking._memory(layer.weight) for layer in layers]
+        self.copies = [weight.copy() for weight in self.weights]
+        self.size = sum(weight.size for weight in self.weights)
+
+    def memcpy_ms(self) -> float:
+        """Gives the weights the values they started with: the yardstick."""
+        started = time.perf_counter()
+        for weight, copy in zip(self.weights, self.copies):
+            np.copyto(weight, copy)
+        return 1000 * (time.perf_counter() - started)
+
+
+def measure_scale(size: int, rounds: int) -> dict:
+    """Of one size: the weights, the ms of each round, and by pruner the peak extra bytes."""
+    for name in PRUNERS:  # the memory of the code itself is not a pruner's
+        two_steps(make_pruner(name, Linears(1 << 16).model, 2))
+    linears = Linears(size)
+    memory = {}
+    for name in PRUNERS:
+        linears.memcpy_ms()
+        memory[name] = grown_by(lambda name=name: two_steps(make_pruner(name, linears.model, 2)))
+    pruners = {name: make_pruner(name, linears.model, 2 * (1 + rounds)) for name in PRUNERS}
+    times: dict = {"memcpy": [], **{row: [] for row in ROWS}}
+    for _ in range(1 + rounds):
+        for row, pruner in ROWS.items():
+            times["memcpy"].append(linears.memcpy_ms())
+            started = time.perf_counter()
+            pruners[pruner].step()
+            times[row].append(1000 * (time.perf_counter() - started))
+    times["memcpy"] = times["memcpy"][len(ROWS) :]
+    times.update((row, times[row][1:]) for row in ROWS)
+    return {"weights": linears.size, "memory": memory, "times": times}
+
+
+def two_steps(pruner) -> None:
+    pruner.step()
+    pruner.step()
+
+
+def grown_by(do) -> int:
+    """The bytes by which this process grew at most while it did that. Linux only."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # gives free memory back, where it is glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    before = status("VmRSS")
+    do()
+    return status("VmHWM") - before
+
+
+def status(entry: str) -> int:
+    """Bytes of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{entry}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {entry}")
+
+
+def scale_table(sizes: list[str], rounds: int) -> str:
+    """Every size in a process of its own: one's memory is not another's."""
+    head = ["", "ms", "ns a weight", "memcpys", "target", "peak extra memory", "target"]
+    rows = []
+    for name in sizes:
+        timed = min(rounds, max(2, SCALES["500M"] // SCALES[name]))  # a few minutes in all
+        program = [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(Path(__file__).resolve()),
+            "--rounds",
+            str(timed),
+        ]
+        result = subprocess.run(
+            [*program, "--measure_scale", name], stdout=subprocess.PIPE, text=True
+        )
+        if result.returncode:
+            raise ChildProcessError(f"the process for {name} ended with {result.returncode}")
+        measured = json.loads(result.stdout.splitlines()[-1])
+        rows += scale_rows(name, measured)
+        print(f"{name}: {timed} rounds", file=sys.stderr)
+    return markdown(head, rows)
+
+
+def scale_rows(name: str, measured: dict) -> list[list[str]]:
+    weights, times = measured["weights"], measured["times"]
+    copies = times["memcpy"]  # one before every step
+    ms = statistics.median(copies)
+    rows = [[f"{name}: memcpy", f"{ms:.2f}", f"{1e6 * ms / weights:.2f}", "1.0", "", "", ""]]
+    for i, (row, pruner) in enumerate(ROWS.items()):
+        ms = statistics.median(times[row])
+        rows.append(
+            [
+                f"{name}: {row}",
+                f"{ms:.2f}",
+                f"{1e6 * ms / weights:.2f}",
+                f"{paired(times[row], copies[i :: len(ROWS)]):.1f}",
+                f"<= {TARGETS[row]}",
+                f"{measured['memory'][pruner] / (4 * weights):.1%}",
+                f"<= {MEMORY_TARGET}%",
+            ]
+        )
+    return rows
 
 
 def cpu_model() -> str:
@@ -183,14 +360,15 @@ def cpu_model() -> str:
 @one_line_errors
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
+        description="Times one pruner.step() on the CPU in memcpys of the weights.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--rounds", type=number(int, 1), default=20, help="timed rounds")
-    parser.add_argument(
-        "--paddleslim_python", help="a Python with Paddle 2.6.2 and PaddleSlim 2.6.0, to compare"
-    )
-    parser.add_argument("--serve_paddleslim", action="store_true", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--rounds", type=number(int, 1), default=20, help="timed rounds, fewer for large sizes")
+    add("--paddleslim_python", help="a Python with Paddle 2.6.2 and PaddleSlim 2.6.0, to compare")
+    add("--scale", nargs="*", choices=list(SCALES), help="so many weights; with no size, all four")
+    add("--serve_paddleslim", action="store_true", help=argparse.SUPPRESS)
+    add("--measure_scale", choices=list(SCALES), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.paddleslim_python and not shutil.which(args.paddleslim_python):
         raise FileNotFoundError(f"--paddleslim_python is no program: {args.paddleslim_python}")
@@ -198,23 +376,38 @@ def main(argv=None) -> int:
     paddle.set_device("cpu")
     if args.serve_paddleslim:
         serve_paddleslim()
-        return 0
-    paddleslim = PaddleSlim(args.paddleslim_python) if args.paddleslim_python else None
-    times, sparsity = measure(args.rounds, paddleslim)
-    versions = [f"Python {platform.python_version()}", f"numpy {np.__version__}"]
-    versions += [f"Paddle {paddle.__version__}"]
-    if paddleslim:
-        versions.append(paddleslim.versions)
-        paddleslim.close()
+    elif args.measure_scale:
+        print(json.dumps(measure_scale(SCALES[args.measure_scale], args.rounds)))
+    elif args.scale is not None:
+        rows = scale_table(args.scale or list(SCALES), args.rounds)
+        print(f"Square linear layers up to {WIDEST}x{WIDEST}, float32; medians")
+        print(f"{machine()}\n\n{rows}")
+    else:
+        compare_on_mobilenet(args.rounds, args.paddleslim_python)
+    return 0
+
+
+def compare_on_mobilenet(rounds: int, paddleslim_python: str | None) -> None:
+    paddleslim = PaddleSlim(paddleslim_python) if paddleslim_python else None
+    times, sparsity = measure(rounds, paddleslim)
     weights = prunable_parameters(mobilenet_v1(num_classes=10)).values()
     print(
         f"MobileNetV1, 10 classes: {sum(w.size for w in weights):,} prunable weights in "
-        f"{len(weights)} tensors; medians of {args.rounds} rounds"
+        f"{len(weights)} tensors; medians of {rounds} rounds"
     )
-    load = os.getloadavg()[0]  # the rounds are only as good as the machine is quiet
-    print(f"{cpu_model()}, {os.cpu_count()} cores, load {load:.1f}; {', '.join(versions)}\n")
+    print(machine() + (f", {paddleslim.versions}" if paddleslim else "") + "\n")
     print(table(times, sparsity))
-    return 0
+    if paddleslim:
+        paddleslim.close()
+
+
+def machine() -> str:
+    load = os.getloadavg()[0]  # the rounds are only as good as the machine is quiet
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
+    return (
+        f"{cpu_model()}, {os.cpu_count()} cores, load {load:.1f}; {versions}, "
+        f"Paddle {paddle.__version__}"
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from paddle import nn
 import masking
 from unstructured_pruner import UnstructuredPruner
 
-properties = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+properties = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 ratios = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1))
@@ -36,7 +36,9 @@ def parameters(draw, dtypes=DTYPES, fine=True) -> list[paddle.Tensor]:
     for shape in draw(several_shapes):
         values = rng.standard_normal(shape)
         values = values if grid is None else np.round(values * grid) / grid
-        result.append(paddle.to_tensor(values, dtype="float64").astype(draw(st.sampled_from(dtypes))))
+        result.append(
+            paddle.to_tensor(values, dtype="float64").astype(draw(st.sampled_from(dtypes)))
+        )
     return result
 
 
