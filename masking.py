@@ -143,16 +143,25 @@ def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
     stride = _sample_stride(total)
     sample = np.concatenate([piece for w in weights for piece in _magnitudes(w, stride)])
     middle, deviation = k / total * sample.size, math.sqrt(sample.size * k * (total - k)) / total
-    for width in (4, 64, math.inf):  # standard deviations to either side
-        first, last = middle - width * deviation - 1, middle + width * deviation + 1
-        lower = _ranked(sample, int(first)) if first > 0 else 0.0
-        upper = _ranked(sample, int(last)) if last < sample.size - 1 else math.inf
-        below, up_to, between = 0, 0, []  # counts of < lower and <= lower
+    for width in (4, 64, 1e18):  # standard deviations to either side
+        first = max(middle - width * deviation - 1, 0)
+        last = min(middle + width * deviation + 1, sample.size - 1)
+        first, last = int(first), int(last)
+        enclosing = np.partition(sample, (first, last))
+        lower = float(enclosing[first]) if first > 0 else 0.0
+        upper = float(enclosing[last]) if last < sample.size - 1 else math.inf
+        below, at_lower, between = 0, 0, []
         for weight in weights:
             for magnitude in _magnitudes(weight):
-                below += np.count_nonzero(magnitude < lower)
-                up_to += np.count_nonzero(magnitude <= lower)
-                between.append(magnitude[(magnitude > lower) & (magnitude < upper)])
+                smaller = magnitude < lower
+                below += np.count_nonzero(smaller)
+                inside = np.flatnonzero((magnitude < upper) ^ smaller)  # faster than as bools
+                found = magnitude[inside]
+                tied = found == lower
+                ties = np.count_nonzero(tied)
+                at_lower += ties
+                between.append(found[~tied] if ties else found)
+        up_to = below + at_lower
         if below <= k < up_to:
             return lower, below
         between = np.concatenate(between)
@@ -184,45 +193,71 @@ def block_means(weight: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor
     height, width = weight.shape[0], size(weight) // weight.shape[0]
     shape = [-(-height // rows), -(-width // columns)]
     if _on_cpu(weight):
-        magnitude = np.concatenate(list(_magnitudes(weight))).reshape(height, width)
-        sums = np.zeros(shape, "f4")
-        for i in range(min(rows, height)):
-            for j in range(min(columns, width)):
-                part = magnitude[i::rows, j::columns]
-                sums[: part.shape[0], : part.shape[1]] += part
-        sums = paddle.to_tensor(sums, place=paddle.CPUPlace())
-    else:
-        (magnitude,) = _magnitudes(weight)
-        padding = [0, shape[0] * rows - height, 0, shape[1] * columns - width]
-        magnitude = paddle.nn.functional.pad(magnitude.reshape([height, width]), padding)
-        sums = magnitude.reshape([shape[0], rows, shape[1], columns]).sum([1, 3])
+        means = paddle.empty(shape, "float32")  # of numpy's memory it would be a copy
+        sums = _memory(means).view("f4").reshape(shape)
+        sums[:] = 0
+        bits = _memory(weight).reshape(height, width)
+        step = rows * max(1, _PIECE // (rows * width))
+        for top in range(0, height, step):
+            magnitude = _bits_to_magnitude(bits[top : top + step], _dtype(weight))
+            piece = sums[top // rows : (top + step) // rows]
+            for i in range(min(rows, len(magnitude))):
+                for j in range(min(columns, width)):
+                    part = magnitude[i::rows, j::columns]
+                    piece[: part.shape[0], : part.shape[1]] += part
+        sums[:-1, :-1] /= rows * columns
+        sums[-1, :-1] /= (height - 1) % rows * columns + columns
+        sums[:-1, -1] /= (width - 1) % columns * rows + rows
+        sums[-1, -1] /= ((height - 1) % rows + 1) * ((width - 1) % columns + 1)
+        return means
+    (magnitude,) = _magnitudes(weight)
+    padding = [0, shape[0] * rows - height, 0, shape[1] * columns - width]
+    magnitude = paddle.nn.functional.pad(magnitude.reshape([height, width]), padding)
+    sums = magnitude.reshape([shape[0], rows, shape[1], columns]).sum([1, 3])
     return sums / paddle.to_tensor(block_sizes(weight.shape, rows, columns), dtype=sums.dtype)
 
 
 def block_sizes(shape: list[int], rows: int, columns: int) -> np.ndarray:
     """How many weights each of those blocks holds."""
     height, width = shape[0], math.prod(shape[1:])
-    heights = np.minimum(rows, height - np.arange(0, height, rows))
-    widths = np.minimum(columns, width - np.arange(0, width, columns))
+    if height % rows == 0 == width % columns:  # one number, seen as an array
+        return np.broadcast_to(np.int32(rows * columns), (height // rows, width // columns))
+    heights = np.minimum(rows, height - np.arange(0, height, rows)).astype("i4")
+    widths = np.minimum(columns, width - np.arange(0, width, columns)).astype("i4")
     return np.outer(heights, widths)
 
 
 def blocks_within(scores: list[paddle.Tensor], sizes: list[np.ndarray], pruned: int) -> int:
     """How many of the blocks with the smallest scores hold at most `pruned` weights together."""
-    sizes = np.concatenate([s.ravel() for s in sizes])
-    if sizes.min() == sizes.max():
-        return pruned // int(sizes[0])
-    order = np.argsort(np.concatenate([s.numpy().ravel() for s in scores]), kind="stable")
-    return int(np.searchsorted(np.cumsum(sizes[order]), pruned, side="right"))
+    largest = max(s.max() for s in sizes)
+    if largest == min(s.min() for s in sizes):
+        return pruned // int(largest)
+    # Weights by the upper half of the score's bits tell where to stop; only there is it ordered.
+    upper = [s.astype("float32").abs().numpy().ravel().view("u4") >> 16 for s in scores]
+    held = sum(np.bincount(u, s.ravel(), 1 << 16) for u, s in zip(upper, sizes)).cumsum()
+    stop = int(np.searchsorted(held, pruned, side="right"))
+    if stop == held.size:
+        return sum(s.size for s in sizes)
+    inside = [np.flatnonzero(u == stop) for u in upper]
+    tied = np.concatenate([s.numpy().ravel()[i] for s, i in zip(scores, inside)])
+    order = np.argsort(tied, kind="stable")
+    counts = np.concatenate([s.ravel()[i] for s, i in zip(sizes, inside)])[order].cumsum()
+    left = pruned - (held[stop - 1] if stop else 0)
+    before = sum(np.count_nonzero(u < stop) for u in upper)
+    return before + int(np.searchsorted(counts, left, side="right"))
 
 
 def spread_blocks(keep: paddle.Tensor, mask: paddle.Tensor, rows: int, columns: int) -> None:
     """Writes a bool per block into the mask of its weights."""
     height, width = mask.shape[0], size(mask) // mask.shape[0]
     if _on_cpu(mask):
-        blocks = _memory(keep).reshape(keep.shape)
-        wide = np.repeat(blocks, columns, axis=1)[:, :width]
-        _memory(mask)[:] = np.repeat(wide, rows, axis=0)[:height].reshape(-1)
+        blocks, matrix = _memory(keep).reshape(keep.shape), _memory(mask).reshape(height, width)
+        for j in range(min(columns, width)):
+            first = matrix[::rows, j::columns]
+            first[:] = blocks[:, : first.shape[1]]
+        for i in range(1, min(rows, height)):
+            row = matrix[i::rows]
+            row[:] = matrix[::rows][: len(row)]
     else:
         shape = [keep.shape[0], rows, keep.shape[1], columns]
         wide = keep.reshape([shape[0], 1, shape[2], 1]).expand(shape)
