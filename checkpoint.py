@@ -110,14 +110,14 @@ def set_aside(model_path, after: int = -1) -> None:
 
 def find_weights(path) -> Path:
     """The .pdparams file meant by a folder, a prefix ('models/model') or the file itself."""
-    path = Path(path)
+    path, give = Path(path), "give a run's folder, a prefix or a .pdparams file"
     for candidate in (path / WEIGHTS, path, Path(f"{path}.pdparams")):
         if candidate.is_file():
             return candidate
     if path.is_dir():
         epochs = f"; it has epochs {_listed(_epochs(path))}" if _epochs(path) else ""
-        raise FileNotFoundError(f"{path} holds no {WEIGHTS}{epochs}")
-    raise FileNotFoundError(f"there is no {path}, {path}.pdparams or {path / WEIGHTS}")
+        raise FileNotFoundError(f"{path} holds no {WEIGHTS}{epochs}; {give}")
+    raise FileNotFoundError(f"there is no {path}, {path}.pdparams or {path / WEIGHTS}; {give}")
 
 
 def find_epoch(path, epoch: int) -> Path:
@@ -145,7 +145,7 @@ def read_state(folder) -> dict:
     try:
         state = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise ValueError(f"{path} is damaged: {error}; use another epoch's") from None
     whole = isinstance(state, dict) and isinstance(state.get("epoch"), int)
     if not whole or not isinstance(state.get("options"), dict):
         raise ValueError(f"{path} is no train-state.json of this program")
@@ -174,7 +174,10 @@ def load_weights(model, path) -> None:
             problems.append(f"{name} is {list(value.shape)}, the model's {shape}")
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError(f"{path} does not fit the model: {'; '.join(problems[:6])}{more}")
+        raise ValueError(
+            f"{path} does not fit the model: {'; '.join(problems[:6])}{more}; give the --model, "
+            "--scale and --num_classes it was trained with"
+        )
     model.set_state_dict({n: paddle.to_tensor(v).astype(wanted[n].dtype) for n, v in given.items()})
 
 
@@ -226,7 +229,10 @@ def _read_masks(path: Path, like: dict) -> dict[str, np.ndarray]:
 def _read(path) -> dict:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing")
-    return safe_pickle.load_paddle_state(path)
+    try:
+        return safe_pickle.load_paddle_state(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; it is damaged or no Paddle checkpoint: use another") from None
 
 
 def _names(model) -> dict[str, str]:

@@ -63,7 +63,7 @@ class ImageNetDataset(paddle.io.Dataset):
         if not 1 <= crop_size <= resize_size:
             raise ValueError(f"crop_size must be in 1..resize_size={resize_size}, got {crop_size}")
         if not os.path.isdir(data_dir):
-            raise FileNotFoundError(f"there is no data folder {data_dir}")
+            raise FileNotFoundError(f"there is no data folder {data_dir}; give another --data_dir")
         self.data_dir = os.fspath(data_dir)
         self.list_file = os.path.join(self.data_dir, f"{mode}_list.txt")
         self.mode = mode

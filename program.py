@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import os
+import signal
 import sys
+import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
@@ -13,6 +16,9 @@ import paddle
 from paddle.io import DataLoader, Dataset
 
 from sampler import EpochBatchSampler
+
+# Printed by Paddle at the first step of every network with a BatchNorm, and true of all of them.
+warnings.filterwarnings("ignore", message="When training, we now always track global mean")
 
 
 def boolean(text: str) -> bool:
@@ -54,11 +60,13 @@ def one_line_errors(main):
         except (ValueError, OSError, NotImplementedError) as error:
             if os.environ.get("PRUNING_TRACEBACK") == "1":
                 raise
-            message = " ".join(str(error).split()) or repr(error)
-            name = os.path.basename(sys.modules[main.__module__].__file__)
-            sys.stdout.flush()
-            print(f"{name}: error: {message}", file=sys.stderr, flush=True)
-            sys.exit(2)
+            message, status = " ".join(str(error).splitlines()) or repr(error), 2
+        except KeyboardInterrupt:
+            message, status = "interrupted", 130
+        name = os.path.basename(sys.modules[main.__module__].__file__)
+        sys.stdout.flush()
+        print(f"{name}: error: {message}", file=sys.stderr, flush=True)
+        sys.exit(status)
 
     return wrapped
 
@@ -76,12 +84,15 @@ def add_common_options(parser: argparse.ArgumentParser, data: list[str], models:
         help="processes that read data, at most one a core (default: %(default)s)")  # fmt: skip
 
 
+def gpu_there() -> bool:
+    return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+
+
 def set_device(use_gpu: bool | None) -> None:
-    there = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    if use_gpu and not there:
+    if use_gpu and not gpu_there():
         why = "no GPU was found" if paddle.is_compiled_with_cuda() else "this Paddle is CPU-only"
         raise ValueError(f"--use_gpu true, but {why}; use --use_gpu false")
-    paddle.set_device("gpu" if there and use_gpu is not False else "cpu")
+    paddle.set_device("gpu" if use_gpu is not False and gpu_there() else "cpu")
 
 
 def available_cores() -> int:
@@ -115,6 +126,7 @@ class Loader:
             batch_sampler=self.batch_sampler,
             num_workers=self.workers,
             collate_fn=_collate,
+            worker_init_fn=_end_with_parent,
         )
         try:
             for batch in reader:
@@ -141,6 +153,13 @@ class _Guarded(Dataset):
             return self.dataset[index]
         except Exception as error:
             return error
+
+
+def _end_with_parent(worker: int) -> None:
+    """In a reading process: it ends with the training, however that ends, and not by Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _collate(samples: list) -> list[np.ndarray]:

@@ -28,7 +28,7 @@ install() {
     if nvidia-smi >/dev/null 2>&1; then extras=gpu,test; else extras=cpu,test; fi
   fi
   stamp="$extras $(cksum <"$here/pyproject.toml")"
-  [ "$(cat "$venv/.ready" 2>/dev/null)" != "$stamp" ] || return 0
+  if [ "$(cat "$venv/.ready" 2>/dev/null)" = "$stamp" ] && [ -x "$venv/bin/python" ]; then return; fi
   "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' ||
     die "$("$python" --version) is not supported; install Python 3.9 to 3.13, or set PYTHON"
   echo "run.sh: installing [$extras] into $venv (once)" >&2
@@ -51,7 +51,10 @@ command=${1:-}
 case $command in
   demo | test | threshold | ratio | multi_gpu | resume | evaluate | gpu_check) ;;
   parity) venv=${VENV:-$here/.venv-parity} EXTRAS=parity,test ;; # PaddleSlim needs Paddle 2.6
-  *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  *)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+    die "${command:+unknown command $command; }give one of the above"
+    ;;
 esac
 install
 python=$venv/bin/python
@@ -63,7 +66,10 @@ case $command in
   test) cd "$here" && exec "$python" -m pytest "$@" ;;
   threshold) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 "$@" ;;
   ratio) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;
-  multi_gpu) exec "$python" -m paddle.distributed.launch ${LAUNCH_OPTIONS:---gpus=0,1,2,3} --log_dir=train_mbv1_imagenet_threshold_001_log "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --batch_size 256 "$@" ;;
+  multi_gpu)
+    [ -n "${LAUNCH_OPTIONS:-}" ] || nvidia-smi >/dev/null 2>&1 ||
+      die "no GPU here; on CPUs: LAUNCH_OPTIONS='--nproc_per_node 2' bash run.sh multi_gpu"
+    exec "$python" -m paddle.distributed.launch ${LAUNCH_OPTIONS:---gpus=0,1,2,3} --log_dir=train_mbv1_imagenet_threshold_001_log "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --batch_size 256 "$@" ;;
   resume)
     [[ " $* " == *" --resume_epoch"* || " $* " == *" --last_epoch"* ]] || die "after which epoch? bash run.sh resume --resume_epoch 29"
     exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --pretrained_model models/ "$@" ;;

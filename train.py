@@ -172,14 +172,16 @@ def main(argv=None) -> None:
 
 
 def set_up(args) -> Run:
+    resumed = checkpoint_to_resume(args)
+    # What has to be downloaded comes after what can be checked here.
+    loaders = make_loaders(args) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
     model = classification.make_model(
         args.model, args.scale, args.num_classes, args.use_pretrained, args.data
     )
-    resumed = checkpoint_to_resume(args)
     if args.pretrained_model and not resumed:
         checkpoint.load_weights(model, checkpoint.find_weights(args.pretrained_model))
-    train_loader, val_loader = make_loaders(args)
+    train_loader, val_loader = loaders or make_loaders(args)
     pruner = make_pruner(args, model, len(train_loader))
     schedule = make_schedule(args, len(train_loader))
     opt = paddle.optimizer.Momentum(
@@ -231,29 +233,32 @@ def train(run: Run) -> None:
         share_buffers(model)
         if pruner is not None:
             pruner.update_params()
-        tested = {"top1": None, "top5": None, "loss": None}
-        if last or (epoch + 1) % args.test_period == 0:
-            tested = classification.evaluate(model, run.val_loader)
-
         record["train_loss"] = results["loss"]
-        record.update((key, tested[key]) for key in ("top1", "top5", "loss"))
+        record.update(top1=None, top5=None, loss=None)
         record["sparsity"] = UnstructuredPruner.total_sparse(model)
         record["prunable_sparsity"] = sparsity(prunable_parameters(model))
-        record["threshold"] = None if pruner is None else float(pruner.threshold)
+        has_threshold = pruner is not None and not args.static_masks
+        record["threshold"] = float(pruner.threshold) if has_threshold else None
         record["images_per_sec"] = results["samples"] / seconds
         record["seconds"] = seconds
-        record["best"] = (
-            tested["top1"] is not None
-            and tested["top1"] > best_top1
-            and (pruner is None or pruner.target_reached())
-        )
+        state = training_state(run, step, finished, record)
+        if last or (epoch + 1) % args.test_period == 0:
+            try:
+                tested = classification.evaluate(model, run.val_loader)
+            except (ValueError, OSError):  # a bad test picture is no reason to lose the training
+                if main_rank:
+                    checkpoint.save(run, epoch, state)
+                raise
+            record.update((key, tested[key]) for key in ("top1", "top5", "loss"))
+        comparable = record["top1"] is not None and (pruner is None or pruner.target_reached())
+        record["best"] = comparable and record["top1"] > best_top1
         if main_rank:
             if record["best"]:
-                best_top1 = tested["top1"]
+                best_top1 = record["top1"]
                 checkpoint.save_best(args.model_path, model)
             report(args, record)
             if last or (epoch + 1) % args.model_period == 0:
-                checkpoint.save(run, epoch, training_state(run, step, finished, record))
+                checkpoint.save(run, epoch, state)
         if stop:
             break
 
@@ -282,7 +287,7 @@ def train_epoch(run: Run, epoch: int) -> tuple[int, paddle.Tensor]:
         totals += classification.counts(outputs, labels, loss)
         step += 1
         if main_rank and batch % args.log_period == 0:
-            log(run, bar, epoch, batch, totals, reading, started)
+            log(run, epoch, batch, totals, reading, started)
         if step == args.max_steps:
             break
         waiting = time.perf_counter()
@@ -297,21 +302,19 @@ def seed_everything(run: Run, epoch: int) -> None:
     paddle.seed(int(mixed.generate_state(1)[0]))
 
 
-def log(run: Run, bar, epoch, batch, totals, reading, started) -> None:
-    """A line, or on a terminal the bar's figures: means over the epoch so far, of this rank."""
+def log(run: Run, epoch, batch, totals, reading, started) -> None:
+    """A line, on a terminal above the bars: means over the epoch so far, of this rank."""
     result = classification.summarize(totals)  # waits for the device
     seconds = time.perf_counter() - started
     images = result["samples"] * dist.get_world_size()
-    figures = (
+    tqdm.write(
+        f"epoch {epoch} batch {batch}/{len(run.train_loader)} "
         f"loss {result['loss']:.4f} top1 {result['top1']:.4f} top5 {result['top5']:.4f} "
         f"lr {run.opt.get_lr():.6g} images/s {images / seconds:.1f} "
         f"reader {reading / batch:.4f} s batch {seconds / batch:.4f} s "
         f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f}"
     )
-    if bar.disable:
-        print(f"epoch {epoch} batch {batch}/{len(run.train_loader)} {figures}", flush=True)
-    else:
-        bar.set_postfix_str(figures)
+    sys.stdout.flush()
 
 
 def report(args, record: dict) -> None:
@@ -429,7 +432,7 @@ def training_state(run: Run, step: int, finished: bool, record: dict) -> dict:
     return {
         "step": step,
         "finished": finished,
-        **{key: record[key] for key in ("top1", "sparsity", "prunable_sparsity", "threshold")},
+        **{key: record[key] for key in ("sparsity", "prunable_sparsity", "threshold")},
         "pruner": {key: pruner[key] for key in kept if key in pruner},
         "ranks": dist.get_world_size(),
         "options": vars(run.args),
@@ -455,7 +458,9 @@ def check_writable(folder: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write to --model_path {folder}: {error.strerror}") from None
+        raise ValueError(
+            f"cannot write to --model_path {folder}: {error.strerror}; give another"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import paddle
 from paddle.vision.models import mobilenet_v1
 
-from program import one_line_errors, set_device
+from program import gpu_there, one_line_errors, set_device
 from unstructured_pruner import UnstructuredPruner
 
 
@@ -96,6 +96,8 @@ def main(argv=None) -> None:
     parser.add_argument("--steps", type=int, default=5, help="compared steps")
     parser.add_argument("--rounds", type=int, default=50, help="timed steps")
     args = parser.parse_args(argv)
+    if not gpu_there():
+        raise ValueError("there is no GPU to check, or this Paddle was built without GPUs")
     set_device(use_gpu=True)
     rng = np.random.default_rng(0)
     shape = (args.batch_size, 3, args.image_size, args.image_size)

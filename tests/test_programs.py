@@ -289,6 +289,27 @@ def test_a_fault_in_a_worker_process_is_one_line_too(imagenet_dir, tmp_path, cap
         assert "b.JPEG" in message
 
 
+def test_a_bad_test_picture_does_not_lose_the_training(imagenet_dir, tmp_path, capfd):
+    for path in imagenet_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "val 1.JPEG").write_text("no picture")
+    options = ["--data", "imagenet", "--data_dir", tmp_path, "--scale", "0.25", "--batch_size", 2,
+               "--num_workers", 0, "--num_epochs", 1, "--model_path", tmp_path / "m"]  # fmt: skip
+    assert "val 1.JPEG" in error_line(capfd, train.main, *options, "--use_pretrained", "false")
+    assert (tmp_path / "m" / "epoch-0" / WEIGHTS).is_file()
+
+
+def test_readers_end_with_a_killed_training(small, tmp_path):
+    options = [*small, "--num_workers", "1", "--num_epochs", "1000", "--model_path", tmp_path]
+    run = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *options], stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout.readline().startswith("epoch 0")
+    run.kill()
+    run.stdout.read()  # ends when the last process that could write to it has
+    assert run.wait() == -9
+
+
 def test_weights_that_cannot_be_downloaded(small, tmp_path, capfd, monkeypatch):
     def no_network(*args, **kwargs):
         raise RuntimeError("Download from https://... failed. Retry limit reached")
