@@ -102,9 +102,14 @@ def set_aside(model_path, after: int = -1) -> None:
             (model_path / BEST).rename(aside / BEST)
     for folder in later:
         folder.rename(aside / folder.name)
-    for name in (WEIGHTS, OPTIMIZER, STATE):
-        if (model_path / name).is_symlink() and not (model_path / name).exists():
-            (model_path / name).unlink()
+    stay = _epochs(model_path)
+    for path in (model_path / name for name in (WEIGHTS, OPTIMIZER, STATE)):
+        if later and path.is_symlink():
+            path.unlink()
+        elif later and path.exists():  # a copy, or the user's own
+            path.rename(aside / path.name)
+        if later and stay:
+            _link(stay[max(stay)] / path.name, path)
     print(f"moved what an earlier run left in {model_path} to {aside}")
 
 
@@ -200,14 +205,23 @@ def load_training(folder, run, epoch: int) -> None:
             raise ValueError(
                 f"{folder / OPTIMIZER}: {key} is {list(np.shape(value))}, not {shapes[owner]}"
             )
-    run.schedule.step((epoch + 1) * len(run.train_loader))
+    steps = (epoch + 1) * len(run.train_loader)
+    run.schedule.step(steps)
     accumulators["LR_Scheduler"] = run.schedule.state_dict()
     run.opt.set_state_dict(_rename(accumulators, {v: k for k, v in _names(run.model).items()}))
-    if run.pruner is not None:
-        state = run.pruner.state_dict()
+    saved = read_state(folder)
+    if run.pruner is not None and saved["options"].get("pruning_mode") != "none":
+        state, args = run.pruner.state_dict(), run.args
         state["masks"] = _read_masks(folder / MASKS, run.pruner.masks)
-        state.update(read_state(folder)["pruner"])
+        state["iteration"] = steps
+        state["static"] = args.static_masks and saved["options"].get("static_masks", False)
+        if args.pruning_mode == "ratio" and saved.get("threshold") is not None:
+            state["threshold"] = saved["threshold"]
+        if args.pruning_strategy == "gmp":
+            state["ratio"] = saved.get("masks_ratio", 0.0)
         run.pruner.set_state_dict(state)
+    if run.args.static_masks and not run.pruner.state_dict()["static"]:
+        run.pruner.set_static_masks()
 
 
 def _read_masks(path: Path, like: dict) -> dict[str, np.ndarray]:

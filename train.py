@@ -117,11 +117,17 @@ def parse_args(argv=None) -> argparse.Namespace:
             parser.error("--pruning_strategy gmp needs --pruning_mode ratio")
         if args.static_masks:
             parser.error("--pruning_strategy gmp and --static_masks exclude each other")
-        if args.stable_epochs + args.pruning_epochs > args.num_epochs:
+        if args.stable_epochs + args.pruning_epochs >= args.num_epochs:
             parser.error(
                 f"--stable_epochs {args.stable_epochs} and --pruning_epochs {args.pruning_epochs} "
-                f"are more than --num_epochs {args.num_epochs}: --ratio would not be reached"
+                f"leave none of --num_epochs {args.num_epochs} at --ratio"
             )
+    if args.pruning_mode == "none":
+        odd = {"prune_params_type": None, "local_sparsity": False, "sparse_block": [1, 1],
+               "distribution": "global", "prune_period": None}  # fmt: skip
+        given = [f"--{name}" for name, default in odd.items() if getattr(args, name) != default]
+        if given:
+            parser.error(f"{', '.join(given)}: nothing is pruned with --pruning_mode none")
     if args.step_epochs != sorted(set(args.step_epochs)):
         parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
     if args.use_pretrained and args.pretrained_model:
@@ -134,12 +140,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def distribution(text: str) -> str | dict[str, float]:
-    if "=" not in text:
+    if text in ("global", "uniform", "erk"):
         return text
     try:
         return {name: float(ratio) for name, ratio in (part.split("=") for part in text.split(","))}
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be like 'conv*=0.6,fc=0.9', got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"must be global, uniform, erk or like 'conv*=0.6,fc=0.9', got {text!r}"
+        ) from None
 
 
 @dataclass
@@ -223,8 +231,8 @@ def train(run: Run) -> None:
         seconds = time.perf_counter() - started
         if not math.isfinite(results["loss"]):
             raise ValueError(
-                f"the loss of epoch {epoch} is {results['loss']}; lower --lr. Earlier checkpoints "
-                f"in {args.model_path} are as they were"
+                f"the loss of epoch {epoch} is {results['loss']}; lower --lr. What was saved "
+                f"before is kept in {args.model_path}"
             )
         finished = step == (epoch + 1) * len(run.train_loader)
         stop = step == args.max_steps
@@ -237,8 +245,8 @@ def train(run: Run) -> None:
         record.update(top1=None, top5=None, loss=None)
         record["sparsity"] = UnstructuredPruner.total_sparse(model)
         record["prunable_sparsity"] = sparsity(prunable_parameters(model))
-        has_threshold = pruner is not None and not args.static_masks
-        record["threshold"] = float(pruner.threshold) if has_threshold else None
+        one = pruner is not None and not args.static_masks and pruner.distribution == "global"
+        record["threshold"] = float(pruner.threshold) if one else None
         record["images_per_sec"] = results["samples"] / seconds
         record["seconds"] = seconds
         state = training_state(run, step, finished, record)
@@ -425,15 +433,11 @@ def checkpoint_to_resume(args) -> Path | None:
 
 def training_state(run: Run, step: int, finished: bool, record: dict) -> dict:
     """What train-state.json holds besides the epoch. The random state is seed and epoch."""
-    pruner = run.pruner.state_dict() if run.pruner is not None else {}
-    kept = ["static", "iteration"]  # a threshold that is an option is not to come from here
-    if run.args.pruning_mode == "ratio":
-        kept.append("threshold")
     return {
         "step": step,
         "finished": finished,
         **{key: record[key] for key in ("sparsity", "prunable_sparsity", "threshold")},
-        "pruner": {key: pruner[key] for key in kept if key in pruner},
+        "masks_ratio": None if run.pruner is None else run.pruner.ratio,
         "ranks": dist.get_world_size(),
         "options": vars(run.args),
         "versions": {

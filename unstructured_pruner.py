@@ -113,6 +113,13 @@ class UnstructuredPruner:
             raise ValueError("local_sparsity=True is distribution='uniform'; give one of the two")
         if mode == "threshold" and (local_sparsity or distribution != "global"):
             raise ValueError("local_sparsity and distribution need mode 'ratio'")
+        if type(self).update_threshold is not _ours and (
+            local_sparsity or distribution != "global"
+        ):
+            raise ValueError(
+                "a strategy's own update_threshold() sets one threshold for all: it cannot have "
+                "local_sparsity or a distribution"
+            )
         if prune_period < 1:
             raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
         layers = _unwrap(model)
@@ -150,7 +157,7 @@ class UnstructuredPruner:
         self.update_params()
 
     def _update_masks(self) -> None:
-        self._ties, self._scores = {}, self._all_scores()
+        self.thresholds, self._ties, self._scores = {}, {}, self._all_scores()
         if self.mode == "ratio":
             self.update_threshold()
         for names in self._groups():
@@ -176,6 +183,8 @@ class UnstructuredPruner:
         for name, weight in self._weights.items():
             # A weight stands for its own magnitudes: masking ranks |x|, without a copy.
             result[name] = self.scores(name, weight).detach() if custom else weight
+            if not result[name].is_floating_point():
+                result[name] = result[name].astype("float32")
             if list(result[name].shape) != list(weight.shape):
                 raise ValueError(
                     f"the scores of {name} are {list(result[name].shape)}, it is {weight.shape}"
@@ -193,7 +202,7 @@ class UnstructuredPruner:
 
     def _groups(self) -> list[list[str]]:
         """Names that share a threshold."""
-        if self.distribution == "global" or type(self).update_threshold is not _ours:
+        if self.distribution == "global":
             return [list(self._weights)]
         return [[name] for name in self._weights]
 
@@ -225,11 +234,14 @@ class UnstructuredPruner:
             self._zero_accumulators()
 
     def _zero_accumulators(self) -> None:
-        state = self.optimizer.state_dict()
-        for name, weight in self._weights.items():
-            for key, value in state.items():
-                if key.startswith(f"{weight.name}_") and list(value.shape) == list(weight.shape):
-                    masking.zero_masked(value, self.masks[name])
+        masks = {weight.name: self.masks[name] for name, weight in self._weights.items()}
+        names = [p.name for p in _unwrap(self.model).parameters()]
+        for key, value in self.optimizer.state_dict().items():
+            # 'w_b_velocity_0' belongs to 'w_b', not to 'w'
+            owner = max((name for name in names if key.startswith(f"{name}_")), key=len, default="")
+            mask = masks.get(owner)
+            if mask is not None and list(value.shape) == list(mask.shape):
+                masking.zero_masked(value, mask)
 
     @paddle.no_grad()
     def update_threshold(self) -> None:
@@ -393,10 +405,6 @@ class GMPUnstructuredPruner(UnstructuredPruner):
 
     def target_reached(self) -> bool:
         return self.ratio == self.target_ratio
-
-    def set_state_dict(self, state: dict) -> None:
-        super().set_state_dict(state)
-        self.ratio = self.ratio_at(self.iteration - 1) if self.iteration else 0.0
 
     @paddle.no_grad()
     def step(self) -> None:

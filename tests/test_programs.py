@@ -505,11 +505,11 @@ def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path, capfd):
     ("options", "words"),
     [
         (["--pruning_mode", "threshold"], "--pruning_strategy gmp needs --pruning_mode ratio"),
-        (["--num_epochs", "2"], "--stable_epochs 1 and --pruning_epochs 2 are more than"),
+        (["--num_epochs", "3"], "--stable_epochs 1 and --pruning_epochs 2 leave none of"),
         (["--initial_ratio", "0.9"], "initial_ratio must be in [0, ratio=0.75], got 0.9"),
         (["--pruning_steps", "5"], "pruning_steps must be at most pruning_iterations=4"),
-        (["--distribution", "poly"], "distribution must be 'global', 'uniform', 'erk' or a dict"),
-        (["--distribution", "conv=1=2"], "must be like 'conv*=0.6,fc=0.9', got 'conv=1=2'"),
+        (["--distribution", "poly"], "must be global, uniform, erk or like"),
+        (["--distribution", "conv=1=2"], "or like 'conv*=0.6,fc=0.9', got 'conv=1=2'"),
         (["--distribution", "nothing=0.5"], "no prunable parameter matches 'nothing'"),
         (["--distribution", "erk", "--local_sparsity", "1"], "give one of the two"),
         (["--sparse_block", "0", "1"], "argument --sparse_block: must be a whole number >= 1"),
@@ -518,3 +518,45 @@ def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path, capfd):
 def test_gmp_refusals(options, words, small, tmp_path, capfd):
     path = ["--model_path", tmp_path, "--num_epochs", "4"]
     assert words in error_line(capfd, train.main, *small, *GMP, *path, *options)
+
+
+def test_a_resume_that_is_forced_takes_the_new_options(small, tmp_path):
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    common = [*small, "--model_period", "1"]
+    train.main([*common, *GMP[:8], "--pruning_steps", "4", "--ratio", "0.5", "--num_epochs", "4",
+                "--model_path", a])  # fmt: skip
+    resume = ["--pretrained_model", a, "--resume_epoch", "3", "--force", "--num_epochs", "5"]
+    train.main([*common, *GMP, *resume, "--model_path", b])  # to 0.75
+    assert metrics(tmp_path / "b")[-1]["prunable_sparsity"] == pytest.approx(0.75, abs=1e-5)
+    train.main([*common, *resume, "--static_masks", "--ratio", "0.9", "--model_path", c])
+    assert metrics(tmp_path / "c")[-1]["prunable_sparsity"] == pytest.approx(0.5, abs=1e-5)
+    assert metrics(tmp_path / "c")[-1]["threshold"] is None
+
+
+def test_a_dense_run_can_be_resumed_with_pruning(small, tmp_path):
+    path = ["--model_path", str(tmp_path)]
+    train.main([*small, *path, "--pruning_mode", "none", "--num_epochs", "1"])
+    train.main([*small, *path, "--pretrained_model", str(tmp_path), "--resume_epoch", "0",
+                "--num_epochs", "2", "--force", "--distribution", "erk"])  # fmt: skip
+    assert metrics(tmp_path)[1]["prunable_sparsity"] == pytest.approx(0.55, abs=1e-3)
+    assert metrics(tmp_path)[1]["threshold"] is None
+
+
+def test_going_back_without_symbolic_links(small, tmp_path, monkeypatch):
+    def no_links(self, target):
+        raise OSError("no symbolic links here")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    path = [*small, "--model_period", "1", "--model_path", str(tmp_path)]
+    train.main([*path, "--num_epochs", "3"])
+    checkpoint.set_aside(tmp_path, after=0)
+    first = (tmp_path / "epoch-0" / WEIGHTS).read_bytes()
+    assert (tmp_path / WEIGHTS).read_bytes() == first
+    checkpoint.set_aside(tmp_path)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_pruning_options_without_pruning_are_refused(small, tmp_path, capfd):
+    message = error_line(capfd, train.main, *small, "--model_path", tmp_path,
+                         "--pruning_mode", "none", "--distribution", "erk")  # fmt: skip
+    assert "--distribution: nothing is pruned with --pruning_mode none" in message

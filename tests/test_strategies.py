@@ -242,3 +242,80 @@ def test_a_model_being_pruned_can_be_copied_saved_and_compiled(tmp_path):
                     input_spec=[paddle.static.InputSpec([None, 3, 6, 6], "float32")])  # fmt: skip
     loaded = paddle.jit.load(str(tmp_path / "net"))
     np.testing.assert_allclose(loaded(images).numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gmp_state_goes_on_towards_another_target():
+    net = net_of([range(1, 17)])
+    done = GMPUnstructuredPruner(net, ratio=0.5, configs=CONFIGS)
+    for _ in range(6):
+        done.step()
+    assert done.prunable_sparsity() == 0.5
+    pruner = GMPUnstructuredPruner(net, ratio=0.75, configs=CONFIGS)
+    pruner.set_state_dict(done.state_dict())
+    assert not pruner.target_reached()
+    pruner.step()
+    assert pruner.prunable_sparsity() == 0.75
+
+
+def test_gmp_with_patterns_and_with_a_period():
+    net = net_of([range(1, 17)], [range(1, 17)])
+    pruner = GMPUnstructuredPruner(
+        net, configs={**CONFIGS, "initial_ratio": 0.125}, distribution={"w0": 0.25, "w1": 0.75}
+    )
+    assert pruner.target_ratio == 0.5
+    zeros = []
+    for _ in range(6):
+        pruner.step()
+        zeros.append([int((np.array(mask) == 0).sum()) for mask in masks(pruner)])
+    # ratios 0, 0.125, 0.125, 0.453125, ..., 0.5, split 1 to 3: of 16, 1/16 and 3/16 at 0.125
+    assert [zeros[0], zeros[1], zeros[5]] == [[0, 0], [1, 3], [4, 12]]
+    pruner = GMPUnstructuredPruner(net_of([[1.0, 2, 3, 4]]), ratio=0.5, prune_period=1,
+                                   configs={**CONFIGS, "resume_iteration": 9})  # fmt: skip
+    pruner.step()
+    pruner.model.w0.set_value(np.float32([[9, 8, 2, 1]]))
+    pruner.step()
+    assert masks(pruner) == [[[1, 1, 0, 0]]]
+
+
+def test_thresholds_of_an_earlier_step_decide_nothing():
+    net = net_of([[1, 2, 3, 4]], [[5, 6, 7, 8]])
+    pruner = UnstructuredPruner(net, "ratio", ratio=0.5, local_sparsity=True)
+    pruner.step()
+    other = UnstructuredPruner(net, "ratio", ratio=0.5)
+    other.set_state_dict(pruner.state_dict())
+    assert other.thresholds == pruner.thresholds != {}
+    other.ratio = 0.75
+    other.step()
+    assert masks(other) == [[[0, 0, 0, 0]], [[0, 0, 1, 1]]]
+
+
+def test_momentum_of_a_parameter_whose_name_begins_like_another():
+    layers = [nn.Linear(6, 6, weight_attr=paddle.ParamAttr(name=name)) for name in ("q", "q_b")]
+    net = nn.Sequential(*layers)
+    opt = paddle.optimizer.Momentum(0.1, parameters=net.parameters())
+    pruner = UnstructuredPruner(net, "ratio", distribution={"0.weight": 0.5}, optimizer=opt)
+    net(paddle.ones([2, 6])).square().sum().backward()
+    opt.step()
+    pruner.step()
+    zeros = [int((opt.state_dict()[f"{n}_velocity_0"] == 0).sum()) for n in ("q", "q_b")]
+    assert zeros == [18, 0]
+
+
+def test_a_threshold_of_ones_own_cannot_be_local():
+    class Own(UnstructuredPruner):
+        def update_threshold(self):
+            self.threshold = 0.5
+
+    for options in ({"local_sparsity": True}, {"distribution": "erk"}):
+        with pytest.raises(ValueError, match="sets one threshold for all"):
+            Own(nn.Linear(2, 2), "ratio", **options)
+
+
+def test_scores_may_be_whole_numbers():
+    class Ranks(UnstructuredPruner):
+        def scores(self, name, param):
+            return paddle.arange(4).reshape([1, 4])
+
+    pruner = Ranks(net_of([[9, 8, 7, 6]]), "ratio", ratio=0.5)
+    pruner.step()
+    assert masks(pruner) == [[[0, 0, 1, 1]]]
