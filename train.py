@@ -257,7 +257,9 @@ def train(run: Run) -> None:
                 if main_rank:
                     checkpoint.save(run, epoch, state)
                 raise
-            record.update((key, tested[key]) for key in ("top1", "top5", "loss"))
+            record.update(top1=tested["top1"], top5=tested["top5"])
+            if math.isfinite(tested["loss"]):  # JSON has no NaN
+                record["loss"] = tested["loss"]
         comparable = record["top1"] is not None and (pruner is None or pruner.target_reached())
         record["best"] = comparable and record["top1"] > best_top1
         if main_rank:
