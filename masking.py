@@ -50,8 +50,13 @@ def _bits_to_magnitude(bits: np.ndarray, dtype: str) -> np.ndarray:
     return np.abs(bits.view(dtype)).astype("f8" if dtype == "float64" else "f4", copy=False)
 
 
-def _magnitudes(weight: paddle.Tensor, stride: int = 1) -> Iterator[np.ndarray | paddle.Tensor]:
-    """The flat magnitudes of every stride-th weight, in pieces."""
+def _magnitudes(
+    weight: paddle.Tensor | Blocks, stride: int = 1
+) -> Iterator[np.ndarray | paddle.Tensor]:
+    """The flat magnitudes of every stride-th weight, or the means of blocks, in pieces."""
+    if isinstance(weight, Blocks):
+        yield from weight.means(stride)
+        return
     dtype = _dtype(weight)
     if _on_cpu(weight):
         bits = _memory(weight)[::stride]
@@ -62,7 +67,7 @@ def _magnitudes(weight: paddle.Tensor, stride: int = 1) -> Iterator[np.ndarray |
         yield (values if dtype == "float64" else values.astype("float32")).abs()
 
 
-def update_mask(mask: paddle.Tensor, weight: paddle.Tensor, threshold, ties):
+def update_mask(mask: paddle.Tensor, weight: paddle.Tensor | Blocks, threshold, ties):
     """mask = |weight| >= threshold, but for the first `ties` weights at it; returns ties left.
 
     (Written as "not smaller", so that a NaN is kept: a broken weight should be seen.) On a device
@@ -111,29 +116,46 @@ def zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
             zero_masked(weight, paddle.to_tensor(keep, place=weight.place))
 
 
-def smallest_kept(weights: list[paddle.Tensor], pruned: int):
-    """What update_mask needs to prune just the `pruned` smallest of all: threshold and ties.
+def smallest_kept(groups: list[list[paddle.Tensor | Blocks]], pruned: list[int]) -> list[tuple]:
+    """What update_mask needs to prune the `pruned` smallest weights of a group: threshold and ties.
 
     The threshold is the smallest magnitude that is kept, with nothing to prune 0, with everything
-    the largest; the ties are those at it that go all the same. On a device both are tensors.
+    the largest; the ties are those at it that go all the same. Of blocks as many go as hold at most
+    `pruned` weights. On a device both are tensors, and the host waits once for all groups.
     """
-    total = sum(map(size, weights))
+    found = [_selected(group, n) for group, n in zip(groups, pruned)]
+    unsure = [i for i, (_, _, missed) in enumerate(found) if isinstance(missed, paddle.Tensor)]
+    if unsure:
+        missed = paddle.stack([found[i][2] for i in unsure]).numpy()
+        for i in np.array(unsure)[missed]:
+            found[i] = _selected(groups[i], pruned[i], bracket=False)
+    return [(threshold, ties) for threshold, ties, _ in found]
+
+
+def _selected(weights: list[paddle.Tensor | Blocks], pruned: int, bracket: bool = True) -> tuple:
+    """Threshold, ties, and whether the bracket missed (never on the CPU)."""
+    on_cpu = _on_cpu(*weights)
+    if isinstance(weights[0], Blocks):
+        sizes = {int(n) for blocks in weights for n in blocks.different_sizes()}
+        if len(sizes) > 1:
+            choose = _smallest_kept_block if on_cpu else _smallest_kept_block_on_device
+            return *choose(weights, pruned), False
+        pruned //= sizes.pop()
     if pruned == 0:
-        return 0.0, 0
-    if _on_cpu(*weights):
-        threshold, smaller = _kth_magnitude(weights, min(pruned, total - 1))
-        return threshold, pruned - smaller
-    # All at once: the bracket below would wait for the device once a weight tensor.
-    pieces = [magnitude for weight in weights for magnitude in _magnitudes(weight)]
-    widest = "float64" if "float64" in map(_dtype, pieces) else "float32"
-    magnitude = paddle.concat([piece.astype(widest) for piece in pieces])
-    infinity = paddle.full_like(magnitude, math.inf)  # NaN is kept: it has to sort last
-    ordered = paddle.where(paddle.isnan(magnitude), infinity, magnitude).sort()
-    threshold = ordered[min(pruned, total - 1)]
-    return threshold, pruned - (magnitude < threshold).astype("int64").sum()
+        return 0.0, 0, False
+    k, missed = min(pruned, sum(map(size, weights)) - 1), False
+    if on_cpu:
+        kth, smaller = _kth_magnitude(weights, k)
+    elif bracket:
+        kth, smaller, missed = _kth_on_device(weights, k)
+    else:
+        magnitude = _concatenated(weights)
+        kth = magnitude.sort()[k]
+        smaller = (magnitude < kth).astype("int64").sum()
+    return kth, pruned - smaller, missed
 
 
-def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
+def _kth_magnitude(weights: list[paddle.Tensor | Blocks], k: int) -> tuple[float, int]:
     """The k-th smallest magnitude (k from 0) and how many are smaller; exact, and without a sort.
 
     A sample gives two magnitudes that enclose the wanted one; one pass counts what is below them
@@ -142,11 +164,8 @@ def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
     total = sum(map(size, weights))
     stride = _sample_stride(total)
     sample = np.concatenate([piece for w in weights for piece in _magnitudes(w, stride)])
-    middle, deviation = k / total * sample.size, math.sqrt(sample.size * k * (total - k)) / total
-    for width in (4, 64, 1e18):  # standard deviations to either side
-        first = max(middle - width * deviation - 1, 0)
-        last = min(middle + width * deviation + 1, sample.size - 1)
-        first, last = int(first), int(last)
+    for width in (4, 64, 1e18):
+        first, last = _bracket(k, total, sample.size, width)
         enclosing = np.partition(sample, (first, last))
         lower = float(enclosing[first]) if first > 0 else 0.0
         upper = float(enclosing[last]) if last < sample.size - 1 else math.inf
@@ -171,6 +190,55 @@ def _kth_magnitude(weights: list[paddle.Tensor], k: int) -> tuple[float, int]:
     return math.inf, up_to + between.size  # there are fewer finite weights than k
 
 
+def _kth_on_device(weights: list[paddle.Tensor | Blocks], k: int) -> tuple[paddle.Tensor, ...]:
+    """As above, in tensors, and whether the bracket missed: nothing waits for the device."""
+    total = sum(map(size, weights))
+    stride = _sample_stride(total)
+    sample = _concatenated(weights, stride).sort()
+    first, last = _bracket(k, total, size(sample), 4)
+    lower = sample[first] if first > 0 else paddle.zeros([], sample.dtype)
+    upper = sample[last] if last < size(sample) - 1 else paddle.full([], math.inf, sample.dtype)
+    # What is between them is about as many as the sample. It goes into slots from 1 on; slot 0 is
+    # for all else, so that every shape is known without waiting for a count.
+    room = min(2 * size(sample), total)
+    between = paddle.full([room + 1], math.inf, sample.dtype)
+    below, up_to, found = (paddle.zeros([], "int64") for _ in range(3))
+    for weight in weights:
+        for magnitude in _magnitudes(weight):
+            magnitude = magnitude.astype(sample.dtype)
+            below += (magnitude < lower).astype("int64").sum()
+            up_to += (magnitude <= lower).astype("int64").sum()
+            inside = (magnitude > lower) & (magnitude < upper)
+            slot = inside.astype("int64").cumsum() + found
+            found = slot[-1]
+            inside &= slot <= room
+            slot = paddle.where(inside, slot, paddle.zeros_like(slot))
+            between = paddle.scatter(between, slot, magnitude)
+    between = between[1:].sort()
+    in_between = paddle.gather(between, (k - up_to).clip(0, room - 1).reshape([1]))[0]
+    at_lower = k < up_to
+    kth = paddle.where(at_lower, lower, in_between)
+    smaller = paddle.where(at_lower, below, up_to + (between < kth).astype("int64").sum())
+    overflow = (found > room) | (k - up_to >= found)
+    return kth, smaller, (k < below) | (overflow & paddle.logical_not(at_lower))
+
+
+def _concatenated(weights: list[paddle.Tensor | Blocks], stride: int = 1) -> paddle.Tensor:
+    """Device magnitudes to be sorted; NaN is kept, so it has to sort last."""
+    pieces = [piece for weight in weights for piece in _magnitudes(weight, stride)]
+    widest = "float64" if "float64" in map(_dtype, pieces) else "float32"
+    magnitude = paddle.concat([piece.astype(widest) for piece in pieces])
+    return paddle.where(paddle.isnan(magnitude), paddle.full_like(magnitude, math.inf), magnitude)
+
+
+def _bracket(k: int, total: int, sampled: int, width: float) -> tuple[int, int]:
+    """Ranks within the sample `width` standard deviations to either side of the k-th of all."""
+    middle, deviation = k / total * sampled, math.sqrt(sampled * k * (total - k)) / total
+    first = max(middle - width * deviation - 1, 0)
+    last = min(middle + width * deviation + 1, sampled - 1)
+    return int(first), int(last)
+
+
 def _sample_stride(total: int) -> int:
     """Every so many weights make a sample of n = (4 total)^(2/3).
 
@@ -185,66 +253,114 @@ def _ranked(values: np.ndarray, rank: int) -> float:
     return float(np.partition(values, rank)[rank])
 
 
-def block_means(weight: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
-    """Mean magnitude of every rows x columns block of the weight seen as [shape[0], the rest].
+class Blocks:
+    """The rows x columns blocks of a weight seen as the matrix [shape[0], the rest].
 
-    Float32 [ceil(shape[0] / rows), ceil(rest / columns)]; blocks at the edge are smaller.
+    They are ranked by their mean magnitudes, which are computed anew in every pass over them and
+    never all there at once. Blocks at the right and lower edge may be smaller.
     """
-    height, width = weight.shape[0], size(weight) // weight.shape[0]
-    shape = [-(-height // rows), -(-width // columns)]
-    if _on_cpu(weight):
-        means = paddle.empty(shape, "float32")  # of numpy's memory it would be a copy
-        sums = _memory(means).view("f4").reshape(shape)
-        sums[:] = 0
-        bits = _memory(weight).reshape(height, width)
-        step = rows * max(1, _PIECE // (rows * width))
-        for top in range(0, height, step):
-            magnitude = _bits_to_magnitude(bits[top : top + step], _dtype(weight))
-            piece = sums[top // rows : (top + step) // rows]
-            for i in range(min(rows, len(magnitude))):
-                for j in range(min(columns, width)):
-                    part = magnitude[i::rows, j::columns]
-                    piece[: part.shape[0], : part.shape[1]] += part
-        sums[:-1, :-1] /= rows * columns
-        sums[-1, :-1] /= (height - 1) % rows * columns + columns
-        sums[:-1, -1] /= (width - 1) % columns * rows + rows
-        sums[-1, -1] /= ((height - 1) % rows + 1) * ((width - 1) % columns + 1)
-        return means
-    (magnitude,) = _magnitudes(weight)
-    padding = [0, shape[0] * rows - height, 0, shape[1] * columns - width]
-    magnitude = paddle.nn.functional.pad(magnitude.reshape([height, width]), padding)
-    sums = magnitude.reshape([shape[0], rows, shape[1], columns]).sum([1, 3])
-    return sums / paddle.to_tensor(block_sizes(weight.shape, rows, columns), dtype=sums.dtype)
+
+    dtype = "float32"
+
+    def __init__(self, weight: paddle.Tensor, rows: int, columns: int):
+        self.weight, self.rows, self.columns = weight, rows, columns
+        self.matrix = [weight.shape[0], size(weight) // weight.shape[0]]
+        height, width = self.matrix
+        self.heights = np.minimum(rows, height - np.arange(0, height, rows)).astype("i4")
+        self.widths = np.minimum(columns, width - np.arange(0, width, columns)).astype("i4")
+        self.shape = [len(self.heights), len(self.widths)]
+        self.place, self.is_contiguous = weight.place, weight.is_contiguous
+
+    def means(self, stride: int = 1) -> Iterator[np.ndarray | paddle.Tensor]:
+        """Flat float32 means, of every stride-th block of a piece."""
+        if not _on_cpu(self.weight):
+            yield self._means_on_device()[::stride]
+            return
+        bits, dtype = _memory(self.weight).reshape(self.matrix), _dtype(self.weight)
+        for blocks in self._pieces():
+            rows = slice(blocks.start * self.rows, blocks.stop * self.rows)
+            magnitude = _bits_to_magnitude(bits[rows], dtype).astype("f4", copy=False)
+            sums = magnitude if self.rows == 1 else magnitude[:: self.rows].copy()
+            for i in range(1, min(self.rows, len(magnitude))):
+                row = magnitude[i :: self.rows]
+                sums[: len(row)] += row
+            sums = self._sums_of_columns(sums)
+            sums /= self.heights[blocks, None] * self.widths
+            yield sums.ravel()[::stride].copy()  # a view would keep all of them
+
+    def _sums_of_columns(self, values: np.ndarray) -> np.ndarray:
+        if self.columns > 8:  # below, numpy's own is the slower one
+            return np.add.reduceat(values, np.arange(0, values.shape[1], self.columns), axis=1)
+        sums = values[:, :: self.columns].copy()
+        for j in range(1, min(self.columns, values.shape[1])):
+            column = values[:, j :: self.columns]
+            sums[:, : column.shape[1]] += column
+        return sums
+
+    def _means_on_device(self) -> paddle.Tensor:
+        (magnitude,) = _magnitudes(self.weight)
+        (height, width), (down, across) = self.matrix, self.shape
+        padding = [0, down * self.rows - height, 0, across * self.columns - width]
+        magnitude = paddle.nn.functional.pad(magnitude.reshape(self.matrix), padding)
+        sums = magnitude.reshape([down, self.rows, across, self.columns]).sum([1, 3])
+        sizes = paddle.to_tensor(self.heights[:, None] * self.widths, dtype=sums.dtype)
+        return (sums / sizes).astype("float32").flatten()
+
+    def different_sizes(self) -> np.ndarray:
+        return np.unique(np.outer(np.unique(self.heights), np.unique(self.widths)))
+
+    def sizes(self) -> Iterator[np.ndarray]:
+        """How many weights the blocks of each piece hold."""
+        for blocks in self._pieces():
+            yield np.outer(self.heights[blocks], self.widths).ravel()
+
+    def _pieces(self) -> Iterator[slice]:
+        """Rows of blocks."""
+        step = max(1, _PIECE // (self.rows * self.matrix[1]))
+        for start in range(0, self.shape[0], step):
+            yield slice(start, start + step)
 
 
-def block_sizes(shape: list[int], rows: int, columns: int) -> np.ndarray:
-    """How many weights each of those blocks holds."""
-    height, width = shape[0], math.prod(shape[1:])
-    if height % rows == 0 == width % columns:  # one number, seen as an array
-        return np.broadcast_to(np.int32(rows * columns), (height // rows, width // columns))
-    heights = np.minimum(rows, height - np.arange(0, height, rows)).astype("i4")
-    widths = np.minimum(columns, width - np.arange(0, width, columns)).astype("i4")
-    return np.outer(heights, widths)
+def _smallest_kept_block(groups: list[Blocks], pruned: int) -> tuple[float, int]:
+    """Threshold and ties where the blocks differ in size: the smallest have to fit into `pruned`.
 
-
-def blocks_within(scores: list[paddle.Tensor], sizes: list[np.ndarray], pruned: int) -> int:
-    """How many of the blocks with the smallest scores hold at most `pruned` weights together."""
-    largest = max(s.max() for s in sizes)
-    if largest == min(s.min() for s in sizes):
-        return pruned // int(largest)
-    # Weights by the upper half of the score's bits tell where to stop; only there is it ordered.
-    upper = [s.astype("float32").abs().numpy().ravel().view("u4") >> 16 for s in scores]
-    held = sum(np.bincount(u, s.ravel(), 1 << 16) for u, s in zip(upper, sizes)).cumsum()
-    stop = int(np.searchsorted(held, pruned, side="right"))
-    if stop == held.size:
-        return sum(s.size for s in sizes)
-    inside = [np.flatnonzero(u == stop) for u in upper]
-    tied = np.concatenate([s.numpy().ravel()[i] for s, i in zip(scores, inside)])
+    Weights by the upper bits of the mean tell where to stop; only there is it ordered.
+    """
+    held = np.zeros(1 << 14)
+    for means, sizes in _means_and_sizes(groups):
+        held += np.bincount(means.view("u4") >> 18, sizes, held.size)
+    held = held.cumsum()
+    stop = int(np.searchsorted(held, min(pruned, held[-1] - 1), side="right"))
+    tied, tied_sizes = [], []
+    for means, sizes in _means_and_sizes(groups):
+        inside = np.flatnonzero(means.view("u4") >> 18 == stop)
+        tied.append(means[inside])
+        tied_sizes.append(sizes[inside])
+    tied = np.concatenate(tied)
+    tied[np.isnan(tied)] = math.inf  # is kept
     order = np.argsort(tied, kind="stable")
-    counts = np.concatenate([s.ravel()[i] for s, i in zip(sizes, inside)])[order].cumsum()
-    left = pruned - (held[stop - 1] if stop else 0)
-    before = sum(np.count_nonzero(u < stop) for u in upper)
-    return before + int(np.searchsorted(counts, left, side="right"))
+    filled = np.concatenate(tied_sizes)[order].cumsum() + (held[stop - 1] if stop else 0)
+    fit = int(np.searchsorted(filled, pruned, side="right"))
+    threshold = tied[order[min(fit, tied.size - 1)]]
+    return float(threshold), fit - np.count_nonzero(tied < threshold)
+
+
+def _means_and_sizes(groups: list[Blocks]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return (pair for blocks in groups for pair in zip(blocks.means(), blocks.sizes()))
+
+
+def _smallest_kept_block_on_device(groups: list[Blocks], pruned: int) -> tuple[paddle.Tensor, ...]:
+    means = _concatenated(groups)
+    sizes = np.concatenate([piece for blocks in groups for piece in blocks.sizes()])
+    sizes = paddle.to_tensor(sizes.astype("i8"), place=means.place)
+    order = means.argsort()
+    filled = paddle.gather(sizes, order).cumsum()
+    stop = (filled <= pruned).astype("int64").sum().clip(0, size(means) - 1)
+    threshold = paddle.gather(means, paddle.gather(order, stop.reshape([1])))[0]
+    smaller = (means < threshold).astype("int64")
+    tied = (means <= threshold).astype("int64") - smaller  # the first of these still fit
+    filled = (sizes * smaller).sum() + (sizes * tied).cumsum()
+    return threshold, (tied * (filled <= pruned).astype("int64")).sum()
 
 
 def spread_blocks(keep: paddle.Tensor, mask: paddle.Tensor, rows: int, columns: int) -> None:

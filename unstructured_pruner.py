@@ -145,7 +145,9 @@ class UnstructuredPruner:
         if isinstance(distribution, dict):
             self.ratio = self._mean_ratio(schedules.pattern_ratios(list(self.masks), distribution))
         self._static = False
-        self._scores: dict[str, paddle.Tensor] = {}  # while a step looks for thresholds and masks
+        self._scores: dict[
+            str, paddle.Tensor | masking.Blocks
+        ] = {}  # while a step looks for thresholds and masks
         self._ties: dict[str, int] = {}  # how many at a group's threshold to prune all the same
 
     @paddle.no_grad()
@@ -171,13 +173,13 @@ class UnstructuredPruner:
         scores, mask = self._scores[name], self.masks[name]
         if self.sparse_block == [1, 1]:
             return masking.update_mask(mask, scores, threshold, ties)
-        keep = paddle.ones_like(scores, dtype="bool")
+        keep = paddle.ones(scores.shape, dtype="bool")
         ties = masking.update_mask(keep, scores, threshold, ties)
         masking.spread_blocks(keep, mask, *self.sparse_block)
         return ties
 
-    def _all_scores(self) -> dict[str, paddle.Tensor]:
-        """What is ranked, by name: scores of weights or of blocks."""
+    def _all_scores(self) -> dict[str, paddle.Tensor | masking.Blocks]:
+        """What is ranked, by name: scores of weights or blocks."""
         custom = type(self).scores is not UnstructuredPruner.scores
         result = {}
         for name, weight in self._weights.items():
@@ -190,7 +192,7 @@ class UnstructuredPruner:
                     f"the scores of {name} are {list(result[name].shape)}, it is {weight.shape}"
                 )
             if self.sparse_block != [1, 1]:
-                result[name] = masking.block_means(result[name], *self.sparse_block)
+                result[name] = masking.Blocks(result[name], *self.sparse_block)
         return result
 
     def scores(self, name: str, param: paddle.Tensor) -> paddle.Tensor:
@@ -252,16 +254,12 @@ class UnstructuredPruner:
         ratio.)
         """
         _check_ratio(self.ratio)
-        scores = self._scores or self._all_scores()
-        ratios = self.layer_ratios()
-        for names in self._groups():
-            ranked = [scores[name] for name in names]
-            weights = [self._weights[name] for name in names]
-            pruned = round(ratios[names[0]] * sum(map(masking.size, weights)))
-            if self.sparse_block != [1, 1]:
-                sizes = [masking.block_sizes(list(w.shape), *self.sparse_block) for w in weights]
-                pruned = masking.blocks_within(ranked, sizes, pruned)
-            threshold, ties = masking.smallest_kept(ranked, pruned)
+        scores, ratios = self._scores or self._all_scores(), self.layer_ratios()
+        groups = self._groups()
+        ranked = [[scores[name] for name in names] for names in groups]
+        sizes = [sum(masking.size(self._weights[name]) for name in names) for names in groups]
+        pruned = [round(ratios[names[0]] * size) for names, size in zip(groups, sizes)]
+        for names, (threshold, ties) in zip(groups, masking.smallest_kept(ranked, pruned)):
             if self.distribution == "global":
                 self.threshold = threshold
             else:
@@ -286,7 +284,8 @@ class UnstructuredPruner:
         _check_ratio(ratio)
         weights = list(prunable_parameters(model).values())
         total = sum(map(masking.size, weights))
-        threshold = float(masking.smallest_kept(weights, round(ratio * total))[0])
+        ((threshold, _),) = masking.smallest_kept([weights], [round(ratio * total)])
+        threshold = float(threshold)
         if round(ratio * total) == total:  # it is the largest magnitude, which is to go as well
             threshold = float(np.nextafter(np.float32(threshold), np.float32(math.inf)))
         return threshold

@@ -979,6 +979,66 @@ def test_ratio_masks_on_the_device_path(name, dtype):
             assert not weight.stop_gradient
 
 
+@pytest.fixture
+def brackets(monkeypatch) -> list[bool]:
+    """Of every selection, whether it tried a bracket."""
+    tried, original = [], masking._selected
+
+    def selected(weights, pruned, bracket=True):
+        tried.append(bracket)
+        return original(weights, pruned, bracket)
+
+    monkeypatch.setattr(masking, "_selected", selected)
+    return tried
+
+
+@pytest.fixture
+def read_by_host(monkeypatch) -> list[int]:
+    """The size of every tensor that the host reads, which on a device it has to wait for."""
+    read = []
+    for method in ("numpy", "item", "tolist", "__bool__", "__int__", "__float__", "__index__"):
+        original = getattr(paddle.Tensor, method)
+
+        def reading(tensor, *args, original=original):
+            read.append(masking.size(tensor))
+            return original(tensor, *args)
+
+        monkeypatch.setattr(paddle.Tensor, method, reading)
+    return read
+
+
+@pytest.mark.usefixtures("device_path")
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        ({}, [1]),
+        ({"local_sparsity": True}, [3]),
+        ({"sparse_block": [4, 1]}, [1]),
+        ({"sparse_block": [7, 1]}, []),  # smaller at the edge
+    ],
+)
+def test_what_the_host_reads_in_a_step_on_a_device(read_by_host, brackets, options, read):
+    rng = np.random.default_rng(0)
+    net = net_of(*(rng.standard_normal(shape) for shape in ((40, 600), (16, 3, 3, 3), (8, 1))))
+    pruner = UnstructuredPruner(net, "ratio", ratio=0.55, **options)
+    read_by_host.clear()
+    for _ in range(2):  # the second time among zeros
+        pruner.step()
+    assert read_by_host == 2 * read
+    assert all(brackets)
+    assert pruner.prunable_sparsity() == pytest.approx(0.55, abs=1e-3)
+
+
+@pytest.mark.usefixtures("device_path")
+@pytest.mark.parametrize("bracket", [(0, 0), (0, 10), (98, 99), (99, 99)])
+def test_all_is_sorted_on_a_device_where_the_bracket_misses(monkeypatch, brackets, bracket):
+    monkeypatch.setattr(masking, "_bracket", lambda *args: bracket)
+    values = np.random.default_rng(0).standard_normal((25, 20))  # of which 100 are sampled
+    pruner = stepped(net_of(values), "ratio", ratio=0.55)
+    assert brackets == [True, False]
+    np.testing.assert_array_equal(pruner.masks["w0"], sorted_masks([values], 0.55)[0])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("mode", "options"),
