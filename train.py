@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 import checkpoint
 import classification
-from program import Loader, add_common_options, boolean, number, one_line_errors, set_device
+from options import different_options, parse_args
+from program import Loader, one_line_errors, set_device
 from sampler import EpochBatchSampler
 from unstructured_pruner import (
     GMPUnstructuredPruner,
@@ -40,114 +41,6 @@ from unstructured_pruner import (
     prunable_parameters,
     sparsity,
 )
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    # fmt: off
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add_common_options(parser, list(classification.NUM_CLASSES), classification.MODELS)
-    add("--log_period", type=number(int, 1), default=100,
-        help="batches between log lines (default: %(default)s)")
-    add("--batch_size", type=number(int, 1), default=64, help="per card (default: %(default)s)")
-    add("--batch_size_for_validation", type=number(int, 1), default=64, help="(%(default)s)")
-    add("--lr", type=number(float, 0), default=0.05, help="learning rate (default: %(default)s)")
-    add("--lr_strategy", choices=["piecewise_decay", "cosine_decay"], default="piecewise_decay",
-        help="x0.1 at each of --step_epochs, or a cosine down to 0 (default: %(default)s)")
-    add("--step_epochs", type=number(int, 1), nargs="+", default=[30, 60, 90], metavar="EPOCH",
-        help="(default: 30 60 90)")
-    add("--l2_decay", type=number(float, 0), default=3e-5, help="(default: %(default)s)")
-    add("--momentum_rate", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
-    add("--num_epochs", type=number(int, 1), default=120, help="(default: %(default)s)")
-    add("--max_steps", type=number(int, 1), help="stop after so many steps of the whole training")
-    add("--pruning_mode", choices=["ratio", "threshold", "none"], default="ratio",
-        help="what decides what is pruned; none trains dense (default: %(default)s)")
-    add("--ratio", type=number(float, 0, 1), default=0.55,
-        help="fraction of the prunable weights to prune (default: %(default)s)")
-    add("--threshold", type=number(float, 0), default=0.01,
-        help="magnitude below which a weight is pruned (default: %(default)s)")
-    add("--prune_params_type", choices=["conv1x1_only"],
-        help="prune just the weights of 1x1 convolutions")
-    add("--local_sparsity", type=boolean, nargs="?", const=True, default=False,
-        help="ratio mode: every parameter at --ratio, as --distribution uniform")
-    add("--sparse_block", type=number(int, 1), nargs=2, default=[1, 1], metavar=("M", "N"),
-        help="prune or keep M x N blocks as a whole (default: 1 1)")
-    add("--distribution", type=distribution, default="global",
-        help="of the ratio: global, uniform, erk, or patterns like 'conv*=0.6,fc.weight=0.9'")
-    add("--prune_period", type=number(int, 1),
-        help="steps between new masks (default: 1; under gmp whenever the ratio changes)")
-    add("--pruning_strategy", choices=["base", "gmp"], default="base",
-        help="gmp: the ratio rises from --initial_ratio to --ratio (default: %(default)s)")
-    add("--stable_epochs", type=number(int, 0), default=0, help="gmp: dense epochs (%(default)s)")
-    add("--pruning_epochs", type=number(int, 0), default=60, help="gmp: of the rise (%(default)s)")
-    add("--tunning_epochs", type=number(int, 0), default=60, help="gmp: at --ratio (%(default)s)")
-    add("--pruning_steps", type=number(int, 1), default=100, help="gmp: rises (%(default)s)")
-    add("--initial_ratio", type=number(float, 0, 1), default=0.15, help="gmp: first (%(default)s)")
-    add("--static_masks", action="store_true",
-        help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
-    add("--pretrained_model", "--checkpoint", metavar="PATH",
-        help="folder, prefix or .pdparams file to start from")
-    add("--force", action="store_true",
-        help="resume although options differ from those of the checkpoint")
-    add("--resume_epoch", "--last_epoch", type=int, default=-1, metavar="N",
-        help="go on after finished epoch N of --pretrained_model (default: a new training)")
-    add("--use_pretrained", type=boolean, nargs="?", const=True,
-        help="start from Paddle's ImageNet weights (default: true for cifar10 and imagenet at "
-        "--scale 1 without --pretrained_model)")
-    add("--model_path", default="./models", help="where to save (default: %(default)s)")
-    add("--model_period", type=number(int, 1), default=10, help="epochs a save (%(default)s)")
-    add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0,
-        help="of all randomness (default: %(default)s)")
-    add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
-    # fmt: on
-    args = parser.parse_args(argv)
-    args.data = args.data or "cifar10"
-    args.num_classes = args.num_classes or classification.NUM_CLASSES[args.data]
-    if args.resume_epoch < -1:
-        parser.error(f"argument --resume_epoch: must be an epoch >= 0, got {args.resume_epoch}")
-    if args.resume_epoch >= 0 and not args.pretrained_model:
-        parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
-    if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
-        parser.error("--static_masks needs --pretrained_model and a --pruning_mode other than none")
-    if args.pruning_strategy == "gmp":
-        if args.pruning_mode != "ratio":
-            parser.error("--pruning_strategy gmp needs --pruning_mode ratio")
-        if args.static_masks:
-            parser.error("--pruning_strategy gmp and --static_masks exclude each other")
-        if args.stable_epochs + args.pruning_epochs >= args.num_epochs:
-            parser.error(
-                f"--stable_epochs {args.stable_epochs} and --pruning_epochs {args.pruning_epochs} "
-                f"leave none of --num_epochs {args.num_epochs} at --ratio"
-            )
-    if args.pruning_mode == "none":
-        odd = {"prune_params_type": None, "local_sparsity": False, "sparse_block": [1, 1],
-               "distribution": "global", "prune_period": None}  # fmt: skip
-        given = [f"--{name}" for name, default in odd.items() if getattr(args, name) != default]
-        if given:
-            parser.error(f"{', '.join(given)}: nothing is pruned with --pruning_mode none")
-    if args.step_epochs != sorted(set(args.step_epochs)):
-        parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
-    if args.use_pretrained and args.pretrained_model:
-        parser.error("--use_pretrained and --pretrained_model exclude each other")
-    if args.use_pretrained is None:
-        args.use_pretrained = (
-            args.data in ("cifar10", "imagenet") and args.scale == 1 and not args.pretrained_model
-        )
-    return args
-
-
-def distribution(text: str) -> str | dict[str, float]:
-    if text in ("global", "uniform", "erk"):
-        return text
-    try:
-        return {name: float(ratio) for name, ratio in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be global, uniform, erk or like 'conv*=0.6,fc=0.9', got {text!r}"
-        ) from None
 
 
 @dataclass
@@ -167,7 +60,7 @@ class Run:
 
 @one_line_errors
 def main(argv=None) -> None:
-    args = parse_args(argv)
+    args = parse_args(argv, __doc__)
     set_device(args.use_gpu)
     if args.amp and paddle.get_device() == "cpu":
         raise ValueError("--amp needs a GPU")
@@ -395,15 +288,6 @@ def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
     )
 
 
-# Options that decide how a training goes on: a resumed run has to repeat them.
-LASTING = """
-    data model scale num_classes seed amp lr lr_strategy step_epochs l2_decay momentum_rate
-    pruning_mode ratio threshold static_masks prune_params_type local_sparsity sparse_block
-    distribution prune_period pruning_strategy
-""".split()  # noqa: SIM905
-LASTING_GMP = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
-
-
 def checkpoint_to_resume(args) -> Path | None:
     """The checkpoint folder to resume from, checked against the options; None without resuming."""
     if args.resume_epoch < 0:
@@ -416,13 +300,8 @@ def checkpoint_to_resume(args) -> Path | None:
         raise ValueError(
             f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give more"
         )
-    saved, given = state["options"], vars(args)
-    names = list(LASTING)
-    if args.lr_strategy == "cosine_decay":
-        names.append("num_epochs")
-    if args.pruning_strategy == "gmp":
-        names += LASTING_GMP
-    different = [f"--{n} {saved[n]}" for n in names if n in saved and saved[n] != given[n]]
+    saved = state["options"]
+    different = different_options(args, saved)
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
     if images != args.batch_size * dist.get_world_size():
         different.append(f"a global batch of {images}")
