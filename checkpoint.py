@@ -1,20 +1,23 @@
 """What is saved, how it gets to disk whole, and how it is read back.
 
     models/
-        epoch-9/                    one finished epoch, committed by a single rename
+        epoch-9/                    a finished epoch, committed by a single rename
             model-pruned.pdparams   plain dense state dict with zeros: paddle.load + set_state_dict
             opt-pruned.pdopt        optimizer's accumulators under structured names
             masks-pruned.npz        one packed bit a prunable weight
-            train-state.json        epoch, step, options, sparsity, versions
+            train-state.json        epoch, step, options, sparsity, versions, SHA-256 of all files
+        epoch-10-step-8500/         the same inside an epoch, after 8500 steps of the training
         model-pruned.pdparams  opt-pruned.pdopt  train-state.json     links to the newest
         model-best.pdparams         the weights of the best top-1 so far
         metrics.jsonl               a line an epoch
 
+With --format safetensors the weights are model-pruned.safetensors and model-best.safetensors.
 Files are read without unpickling anything but arrays and plain containers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -29,51 +32,123 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 import safe_pickle
 
 WEIGHTS, OPTIMIZER = "model-pruned.pdparams", "opt-pruned.pdopt"
 MASKS, STATE = "masks-pruned.npz", "train-state.json"
 BEST, METRICS = "model-best.pdparams", "metrics.jsonl"
+SAFETENSORS = {WEIGHTS: "model-pruned.safetensors", BEST: "model-best.safetensors"}
+FORMATS = ["pdparams", "safetensors"]
+LINKED = [WEIGHTS, SAFETENSORS[WEIGHTS], OPTIMIZER, STATE]  # from --model_path to the newest
 
 
-def save(run, epoch: int, state: dict) -> None:
-    """Writes `epoch-N` under --model_path, whole or not at all; the familiar names then mean it.
+def save(run, state: dict) -> None:
+    """Writes a checkpoint under --model_path, whole or not at all; the familiar names then mean it.
 
     Args:
         run: train.py's `Run`: model, optimizer, scaler, and the pruner or None.
-        state: what train-state.json is to hold besides the epoch.
+        state: what train-state.json is to hold; of it `epoch`, `step` and `finished` name the
+            folder.
+
+    Raises:
+        OSError: it could not be written; what was saved before is as it was.
     """
     model_path = Path(run.args.model_path)
-    folder, staging = model_path / f"epoch-{epoch}", model_path / f".epoch-{epoch}.part"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    paddle.save(run.model.state_dict(), str(staging / WEIGHTS))
-    optimizer = _rename(run.opt.state_dict(), _names(run.model))
-    if run.args.amp:
-        optimizer["GradScaler"] = run.scaler.state_dict()
-    paddle.save(optimizer, str(staging / OPTIMIZER))
-    if run.pruner is not None:
-        masks = run.pruner.state_dict()["masks"]
-        np.savez(staging / MASKS, **{name: np.packbits(m.numpy()) for name, m in masks.items()})
-    (staging / STATE).write_text(json.dumps({"epoch": epoch, **state}, indent=1))
-    for path in [*staging.iterdir(), staging]:
-        _sync(path)
-    os.rename(staging, folder)
-    for name in (WEIGHTS, OPTIMIZER, STATE):
-        _link(folder / name, model_path / name)
+    inside = "" if state["finished"] else f"-step-{state['step']}"
+    folder = model_path / f"epoch-{state['epoch']}{inside}"
+    if folder.exists():  # this very step was saved before
+        return
+    staging = _staging(folder)
+    for left_over in model_path.glob(".epoch-*.part"):  # of a run that was killed
+        shutil.rmtree(left_over)
+    try:
+        staging.mkdir(parents=True)
+        _write_weights(staging / _name(WEIGHTS, run.args.format), run.model)
+        optimizer = _rename(run.opt.state_dict(), _names(run.model))
+        if run.args.amp:
+            optimizer["GradScaler"] = run.scaler.state_dict()
+        paddle.save(optimizer, str(staging / OPTIMIZER))
+        if run.pruner is not None:
+            masks = run.pruner.state_dict()["masks"]
+            packed = {name: np.packbits(mask.numpy()) for name, mask in masks.items()}
+            np.savez(staging / MASKS, **packed)
+        checksums = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
+        state = {**state, "checksums": checksums}
+        checksums[STATE] = _state_checksum(state)
+        (staging / STATE).write_text(json.dumps(state, indent=1))
+        for path in [*staging.iterdir(), staging]:
+            _sync(path)
+        os.rename(staging, folder)
+        _sync(model_path)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        there = _listed(_saved(model_path)) or "nothing"
+        raise OSError(
+            f"could not save {folder}: {error.strerror or error}; saved before: {there}"
+        ) from None
+    _link_all(folder, model_path)
     _sync(model_path)
+    if run.args.keep is not None:
+        for old in list(_saved(model_path).values())[: -run.args.keep]:
+            _remove(old)
 
 
-def save_best(model_path, model) -> None:
-    path = Path(model_path) / BEST
-    paddle.save(model.state_dict(), f"{path}.part")
-    os.replace(f"{path}.part", path)
+def save_best(run) -> None:
+    path = Path(run.args.model_path) / _name(BEST, run.args.format)
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        _write_weights(part, run.model)
+        _sync(part)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(f"could not save {path}: {error.strerror or error}") from None
+
+
+def _name(pdparams: str, format: str) -> str:
+    return SAFETENSORS[pdparams] if format == "safetensors" else pdparams
+
+
+def _write_weights(path: Path, model) -> None:
+    if path.suffix == ".safetensors":
+        save_file({name: value.numpy() for name, value in model.state_dict().items()}, path)
+    else:
+        paddle.save(model.state_dict(), str(path))
+
+
+def _staging(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
+
+
+def _remove(folder: Path) -> None:
+    """Out of sight first, so that no half of it is ever taken for a checkpoint."""
+    staging = _staging(folder)
+    os.rename(folder, staging)
+    shutil.rmtree(staging)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _state_checksum(state: dict) -> str:
+    """SHA-256 of all of the state but this very sum."""
+    checksums = {name: value for name, value in state["checksums"].items() if name != STATE}
+    text = json.dumps({**state, "checksums": checksums}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def best_top1(model_path) -> float:
     """The top-1 of model-best.pdparams, from metrics.jsonl; -1 where there is none."""
-    return _best(_metrics(model_path))["top1"] if (Path(model_path) / BEST).exists() else -1.0
+    there = any((Path(model_path) / name).exists() for name in (BEST, SAFETENSORS[BEST]))
+    return _best(_metrics(model_path))["top1"] if there else -1.0
 
 
 def _best(records: list[dict]) -> dict:
@@ -82,13 +157,21 @@ def _best(records: list[dict]) -> dict:
     return best[-1] if best else {"epoch": -1, "top1": -1.0}
 
 
-def set_aside(model_path, after: int = -1) -> None:
-    """Moves what an earlier run left for epochs beyond `after` out of the way; loses nothing."""
+def set_aside(model_path, resumed: dict | None, again: bool = False) -> None:
+    """Moves what was saved after the resumed state, or all, out of the way; loses nothing.
+
+    Args:
+        resumed: a train-state.json, or None for a new training.
+        again: what followed is trained again just the same, so that lines of metrics.jsonl of
+            epochs that are in no checkpoint may go.
+    """
     model_path = Path(model_path)
-    later = [folder for epoch, folder in _epochs(model_path).items() if epoch > after]
+    reached = _position(resumed) if resumed else (-1, 0)
+    later = [folder for position, folder in _saved(model_path).items() if position > reached]
     records = _metrics(model_path)
-    kept = [record for record in records if record["epoch"] <= after]
-    if not later and kept == records:
+    finished = reached[0] if reached[1] == math.inf else reached[0] - 1
+    kept = [record for record in records if record["epoch"] <= finished]
+    if not later and (again or kept == records):
         _write_metrics(model_path, kept)  # without a last line that was cut short
         return
     stamp = time.strftime("earlier-%Y%m%d-%H%M%S")
@@ -98,30 +181,35 @@ def set_aside(model_path, after: int = -1) -> None:
     if kept != records:
         (model_path / METRICS).rename(aside / METRICS)
         _write_metrics(model_path, kept)
-        if _best(records)["epoch"] > after and (model_path / BEST).exists():
-            (model_path / BEST).rename(aside / BEST)
+        for best in (model_path / name for name in (BEST, SAFETENSORS[BEST])):
+            if _best(records)["epoch"] > finished and best.exists():
+                best.rename(aside / best.name)
     for folder in later:
         folder.rename(aside / folder.name)
-    stay = _epochs(model_path)
-    for path in (model_path / name for name in (WEIGHTS, OPTIMIZER, STATE)):
-        if later and path.is_symlink():
-            path.unlink()
-        elif later and path.exists():  # a copy, or the user's own
-            path.rename(aside / path.name)
-        if later and stay:
-            _link(stay[max(stay)] / path.name, path)
+    stay = list(_saved(model_path).values())
+    if later:
+        for path in (model_path / name for name in LINKED):
+            if path.is_symlink():
+                path.unlink()
+            elif path.exists():  # a copy, or the user's own
+                path.rename(aside / path.name)
+        if stay:
+            _link_all(stay[-1], model_path)
     print(f"moved what an earlier run left in {model_path} to {aside}")
 
 
 def find_weights(path) -> Path:
-    """The .pdparams file meant by a folder, a prefix ('models/model') or the file itself."""
-    path, give = Path(path), "give a run's folder, a prefix or a .pdparams file"
-    for candidate in (path / WEIGHTS, path, Path(f"{path}.pdparams")):
+    """The weights meant by a folder, a prefix ('models/model') or the file itself."""
+    path, give = Path(path), "give a run's folder, a prefix or a .pdparams or .safetensors file"
+    for name in (path / WEIGHTS, path / SAFETENSORS[WEIGHTS], path):
+        if name.is_file():
+            return name
+    for candidate in (Path(f"{path}.{suffix}") for suffix in FORMATS):
         if candidate.is_file():
             return candidate
     if path.is_dir():
-        epochs = f"; it has epochs {_listed(_epochs(path))}" if _epochs(path) else ""
-        raise FileNotFoundError(f"{path} holds no {WEIGHTS}{epochs}; {give}")
+        there = f"; it has {_listed(_saved(path))}" if _saved(path) else ""
+        raise FileNotFoundError(f"{path} holds no {WEIGHTS}{there}; {give}")
     raise FileNotFoundError(f"there is no {path}, {path}.pdparams or {path / WEIGHTS}; {give}")
 
 
@@ -133,13 +221,48 @@ def find_epoch(path, epoch: int) -> Path:
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    epochs = _epochs(folder)
+    saved = _saved(folder)
     if (folder / STATE).is_file():
-        epochs.setdefault(read_state(folder)["epoch"], folder)
-    if epoch not in epochs:
-        there = f"the epochs there are: {_listed(epochs)}" if epochs else "there are no checkpoints"
+        saved.setdefault(_position(read_state(folder)), folder)
+    if (epoch, math.inf) not in saved:
+        there = f"there are {_listed(saved)}" if saved else "there are no checkpoints"
         raise FileNotFoundError(f"{path} has no checkpoint of epoch {epoch}; {there}")
-    return epochs[epoch]
+    return saved[epoch, math.inf]
+
+
+def find_latest(model_path) -> Path | None:
+    """The newest whole checkpoint; None where there is none. Says which ones are damaged."""
+    for folder in reversed(_saved(Path(model_path)).values()):
+        try:
+            verify(folder)
+            return folder
+        except (ValueError, OSError) as error:
+            print(f"{error}: passed over for an older one", file=sys.stderr)
+    return None
+
+
+def verify(folder: Path) -> dict:
+    """The train-state.json of a checkpoint whose files are all as they were saved.
+
+    Raises:
+        ValueError, FileNotFoundError: one of them is not; the message names it.
+    """
+    state = read_state(folder)
+    if not state:
+        raise FileNotFoundError(f"{folder / STATE} is missing")
+    for name in state["checksums"]:
+        _verify_file(folder / name, state)
+    return state
+
+
+def _verify_file(path: Path, state: dict) -> None:
+    wanted = state["checksums"].get(path.name)
+    if wanted is None or path.name == STATE:
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    if _sha256(path) != wanted:
+        raise ValueError(f"{path} is not what {STATE} says was saved: it is damaged or replaced")
 
 
 def read_state(folder) -> dict:
@@ -149,12 +272,21 @@ def read_state(folder) -> dict:
         return {}
     try:
         state = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; use another epoch's") from None
-    whole = isinstance(state, dict) and isinstance(state.get("epoch"), int)
-    if not whole or not isinstance(state.get("options"), dict):
-        raise ValueError(f"{path} is no train-state.json of this program")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not _is_state(state):
+        raise ValueError(f"{path} is no {STATE} of this program")
+    if state["checksums"].get(STATE) != _state_checksum(state):
+        raise ValueError(f"{path} is damaged: its own checksum is another")
     return state
+
+
+def _is_state(state) -> bool:
+    kinds = {"epoch": int, "step": int, "finished": bool, "options": dict, "checksums": dict}
+    if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
+        return False
+    plain_names = all(Path(name).name == name for name in state["checksums"])
+    return plain_names and state["epoch"] >= 0 and state["step"] >= 0
 
 
 def load_weights(model, path) -> None:
@@ -163,6 +295,9 @@ def load_weights(model, path) -> None:
     Raises:
         ValueError: the file is no checkpoint, or its names and shapes are not the model's.
     """
+    path = Path(path)
+    folder = path.resolve().parent  # a link means a file of a checkpoint
+    _verify_file(folder / path.resolve().name, read_state(folder) or {"checksums": {}})
     given, wanted = _read(path), model.state_dict()
     masks = [name for name in given if name.endswith("_mask") and name not in wanted]
     if masks:
@@ -183,17 +318,22 @@ def load_weights(model, path) -> None:
             f"{path} does not fit the model: {'; '.join(problems[:6])}{more}; give the --model, "
             "--scale and --num_classes it was trained with"
         )
+    odd = [name for name, value in given.items() if not np.isfinite(value).all()]
+    if odd:
+        print(f"{path}: {', '.join(odd)}: there are NaN or infinite weights", file=sys.stderr)
     model.set_state_dict({n: paddle.to_tensor(v).astype(wanted[n].dtype) for n, v in given.items()})
 
 
-def load_training(folder, run, epoch: int) -> None:
+def load_training(folder, run) -> None:
     """Loads a checkpoint folder into train.py's `Run`: all that is not given by the options.
 
     That is weights, the optimizer's accumulators, the AMP scale, masks. Learning rate, threshold
     and ratio follow from the options and the step; train.py refuses options that differ.
     """
     folder = Path(folder)
-    load_weights(run.model, folder / WEIGHTS)
+    saved = read_state(folder)
+    weights = find_weights(folder)
+    load_weights(run.model, weights)
     accumulators = _read(folder / OPTIMIZER)
     scale = accumulators.pop("GradScaler", None)
     if scale and run.args.amp:
@@ -205,11 +345,10 @@ def load_training(folder, run, epoch: int) -> None:
             raise ValueError(
                 f"{folder / OPTIMIZER}: {key} is {list(np.shape(value))}, not {shapes[owner]}"
             )
-    steps = (epoch + 1) * len(run.train_loader)
+    steps = run.step
     run.schedule.step(steps)
     accumulators["LR_Scheduler"] = run.schedule.state_dict()
     run.opt.set_state_dict(_rename(accumulators, {v: k for k, v in _names(run.model).items()}))
-    saved = read_state(folder)
     if run.pruner is not None and saved["options"].get("pruning_mode") != "none":
         state, args = run.pruner.state_dict(), run.args
         state["masks"] = _read_masks(folder / MASKS, run.pruner.masks)
@@ -240,11 +379,15 @@ def _read_masks(path: Path, like: dict) -> dict[str, np.ndarray]:
     return masks
 
 
-def _read(path) -> dict:
-    if not Path(path).is_file():
+def _read(path: Path) -> dict:
+    if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return safe_pickle.load_paddle_state(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: {error}; it is damaged or no safetensors file") from None
     except ValueError as error:
         raise ValueError(f"{error}; it is damaged or no Paddle checkpoint: use another") from None
 
@@ -276,20 +419,36 @@ def _metrics(model_path) -> list[dict]:
 
 def _write_metrics(model_path, records: list[dict]) -> None:
     path = Path(model_path) / METRICS
-    if records:
-        Path(f"{path}.part").write_text("".join(f"{json.dumps(r)}\n" for r in records))
-        os.replace(f"{path}.part", path)
+    if not records:
+        path.unlink(missing_ok=True)
+        return
+    Path(f"{path}.part").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+    os.replace(f"{path}.part", path)
 
 
-def _epochs(folder: Path) -> dict[int, Path]:
+def _saved(folder: Path) -> dict[tuple[int, float], Path]:
+    """The checkpoints in a folder by epoch and step, infinite where the epoch was finished."""
     if not folder.is_dir():
         return {}
-    found = ((re.fullmatch(r"epoch-(\d+)", path.name), path) for path in folder.iterdir())
-    return {int(match[1]): path for match, path in found if match}
+    names = ((re.fullmatch(r"epoch-(\d+)(?:-step-(\d+))?", p.name), p) for p in folder.iterdir())
+    found = {(int(m[1]), int(m[2]) if m[2] else math.inf): path for m, path in names if m}
+    return dict(sorted(found.items()))
 
 
-def _listed(epochs) -> str:
-    return ", ".join(str(epoch) for epoch in sorted(epochs))
+def _position(state: dict) -> tuple[int, float]:
+    return state["epoch"], math.inf if state["finished"] else state["step"]
+
+
+def _listed(saved: dict) -> str:
+    return ", ".join(path.name for path in saved.values())
+
+
+def _link_all(folder: Path, model_path: Path) -> None:
+    for name in LINKED:
+        if (folder / name).exists():
+            _link(folder / name, model_path / name)
+        elif (model_path / name).is_symlink():  # the weights in the other format, of a run before
+            (model_path / name).unlink()
 
 
 def _link(target: Path, link: Path) -> None:

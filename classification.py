@@ -6,6 +6,7 @@ import inspect
 import math
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 import paddle.nn.functional as F
@@ -85,7 +86,7 @@ def counts(outputs, labels: paddle.Tensor, mean_loss: paddle.Tensor) -> paddle.T
     return paddle.stack([s.reshape([]) for s in [*sums, best.astype("float64").sum(), samples]])
 
 
-def summarize(totals: paddle.Tensor) -> dict:
+def summarize(totals: paddle.Tensor | np.ndarray) -> dict:
     """Loss and accuracies, as fractions, from the sum of `counts` over batches."""
     loss_sum, top1, top5, samples = totals.tolist()
     means = {"loss": loss_sum, "top1": top1, "top5": top5}
@@ -93,7 +94,7 @@ def summarize(totals: paddle.Tensor) -> dict:
 
 
 @paddle.no_grad()
-def evaluate(model, loader) -> dict:
+def evaluate(model, loader, after_batch=lambda: None) -> dict:
     """loss, top1, top5 and samples over the loader of every rank, exact for unequal batches."""
     model.eval()
     totals = paddle.zeros([4], "float64")
@@ -101,6 +102,7 @@ def evaluate(model, loader) -> dict:
         outputs = model(images)
         logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
         totals += counts(logits, labels, F.cross_entropy(logits, labels))
+        after_batch()
     if dist.get_world_size() > 1:
         dist.all_reduce(totals)
     return summarize(totals)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+import checkpoint
 import classification
 from program import add_common_options, boolean, number
 
@@ -65,13 +66,20 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         help="folder, prefix or .pdparams file to start from")
     add("--force", action="store_true",
         help="resume although options differ from those of the checkpoint")
-    add("--resume_epoch", "--last_epoch", type=int, default=-1, metavar="N",
-        help="go on after finished epoch N of --pretrained_model (default: a new training)")
+    add("--resume_epoch", "--last_epoch", type=epoch, default=-1, metavar="N",
+        help="go on after finished epoch N of --pretrained_model, or 'latest': from the newest "
+        "whole checkpoint in --model_path, if there is one (default: a new training)")
     add("--use_pretrained", type=boolean, nargs="?", const=True,
         help="start from Paddle's ImageNet weights (default: true for cifar10 and imagenet at "
         "--scale 1 without --pretrained_model)")
     add("--model_path", default="./models", help="where to save (default: %(default)s)")
     add("--model_period", type=number(int, 1), default=10, help="epochs a save (%(default)s)")
+    add("--save_steps", type=number(int, 1), metavar="STEPS",
+        help="steps of the training a save, also inside an epoch (default: none)")
+    add("--keep", type=number(int, 1), metavar="N",
+        help="checkpoints to keep, the newest (default: all)")
+    add("--format", choices=checkpoint.FORMATS, default="pdparams",
+        help="of the saved weights (default: %(default)s)")
     add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0,
         help="of all randomness (default: %(default)s)")
@@ -86,9 +94,7 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
 
     args.data = args.data or "cifar10"
     args.num_classes = args.num_classes or classification.NUM_CLASSES[args.data]
-    if args.resume_epoch < -1:
-        parser.error(f"argument --resume_epoch: must be an epoch >= 0, got {args.resume_epoch}")
-    if args.resume_epoch >= 0 and not args.pretrained_model:
+    if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
         parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
     if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
         parser.error("--static_masks needs --pretrained_model and a --pruning_mode other than none")
@@ -120,6 +126,10 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
     return args
 
 
+def epoch(text: str) -> int | str:
+    return text if text == "latest" else number(int, -1)(text)
+
+
 def distribution(text: str) -> str | dict[str, float]:
     if text in ("global", "uniform", "erk"):
         return text
@@ -134,7 +144,7 @@ def distribution(text: str) -> str | dict[str, float]:
 def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
     """The saved options, as on a command line, that go on otherwise under `args`."""
     names = list(LASTING)
-    if args.lr_strategy == "cosine_decay":
+    if args.lr_strategy == "cosine_decay" or args.pruning_strategy == "gmp":
         names.append("num_epochs")
     if args.pruning_strategy == "gmp":
         names += LASTING_GMP

@@ -13,6 +13,7 @@ import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons o
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddle.io import DataLoader, Dataset
 
 from sampler import EpochBatchSampler
@@ -63,12 +64,56 @@ def one_line_errors(main):
             message, status = " ".join(str(error).splitlines()) or repr(error), 2
         except KeyboardInterrupt:
             message, status = "interrupted", 130
+        except Stopped as stopped:
+            message, status = str(stopped), 128 + stopped.signal
         name = os.path.basename(sys.modules[main.__module__].__file__)
         sys.stdout.flush()
         print(f"{name}: error: {message}", file=sys.stderr, flush=True)
         sys.exit(status)
 
     return wrapped
+
+
+class Stopped(Exception):
+    """The program was told to end by a signal."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.signal = number
+
+
+class StopSignals:
+    """SIGINT and SIGTERM while it is entered: noted; a second one ends the program at once."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.received = 0  # number of the signal that this process got
+        self._asked: paddle.Tensor | None = None
+
+    def __enter__(self) -> StopSignals:
+        self._before = [signal.signal(number, self._note) for number in self.NUMBERS]
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in zip(self.NUMBERS, self._before):
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        self.received = number
+        for number in self.NUMBERS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def agreed(self) -> int:
+        """The signal on which all ranks stop now, 0 for none; to be asked once a step by all.
+
+        Several ranks answer for the step before: by then a device has the answer ready.
+        """
+        if dist.get_world_size() == 1:
+            return self.received
+        asked, self._asked = self._asked, paddle.to_tensor([self.received], dtype="int64")
+        dist.all_reduce(self._asked, dist.ReduceOp.MAX)
+        return 0 if asked is None else int(asked)
 
 
 def add_common_options(parser: argparse.ArgumentParser, data: list[str], models: list[str]) -> None:
@@ -158,6 +203,7 @@ class _Guarded(Dataset):
 def _end_with_parent(worker: int) -> None:
     """In a reading process: it ends with the training, however that ends, and not by Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python's way to end it at exit
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -43,12 +43,13 @@ class EpochBatchSampler(paddle.io.BatchSampler):
                 f"times {world_size} ranks; lower --batch_size"
             )
         self.num_samples, self.batch_size, self.seed, self.epoch = num_samples, batch_size, seed, 0
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.shuffle, self.drop_last, self.done = shuffle, drop_last, 0
         stop = num_samples - num_samples % step if drop_last else num_samples
         self.starts = range(rank * batch_size, stop, step)  # of this rank's batches, in the order
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """The order of this epoch, without its first `done` batches of a rank."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -56,5 +57,5 @@ class EpochBatchSampler(paddle.io.BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = (rng.permutation if self.shuffle else np.arange)(self.num_samples)
-        for start in self.starts:
+        for start in self.starts[self.done :]:
             yield order[start : start + self.batch_size].tolist()

@@ -5,6 +5,7 @@
     python train.py --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55
     python -m paddle.distributed.launch --gpus="0,1,2,3" train.py --data imagenet --batch_size 256
     python train.py --data imagenet --pretrained_model models --resume_epoch 29   # after epoch 29
+    python train.py --data imagenet --resume_epoch latest --save_steps 1000   # start and restart
 
 Options, defaults and file names are those of PaddleSlim's demo; models/README.md tells what is
 saved. Epochs count from 0, the batch size is per card, accuracies and sparsities are fractions.
@@ -13,15 +14,17 @@ saved. Epochs count from 0, the batch size is per card, accuracies and sparsitie
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,7 @@ from tqdm import tqdm
 import checkpoint
 import classification
 from options import different_options, parse_args
-from program import Loader, one_line_errors, set_device
+from program import Loader, Stopped, StopSignals, one_line_errors, set_device
 from sampler import EpochBatchSampler
 from unstructured_pruner import (
     GMPUnstructuredPruner,
@@ -56,6 +59,17 @@ class Run:
     pruner: UnstructuredPruner | None
     train_loader: Loader
     val_loader: Loader
+    stop: StopSignals = field(default_factory=StopSignals)
+    epoch: int = 0  # the one under way; its learning rate at the start, the sums of `counts` so
+    epoch_lr: float | None = None  # far, and how many batches had a loss that is finite
+    totals: paddle.Tensor | None = None
+    finite: paddle.Tensor | None = None
+    step: int = 0  # steps of the whole training that are done
+
+    @property
+    def batch(self) -> int:
+        """Batches of the epoch under way that are done."""
+        return self.step - self.epoch * len(self.train_loader)
 
 
 @one_line_errors
@@ -69,18 +83,26 @@ def main(argv=None) -> None:
         if paddle.get_device() == "cpu":
             os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # also where Paddle was built for GPUs
         dist.init_parallel_env()
-    train(set_up(args))
+    run = set_up(args)
+    if run is not None:
+        with run.stop:
+            train(run)
 
 
-def set_up(args) -> Run:
-    resumed = checkpoint_to_resume(args)
+def set_up(args) -> Run | None:
+    """None: there is nothing left to do."""
+    folder = checkpoint_to_resume(args)
+    resumed = checkpoint.read_state(folder) if folder else None
+    if resumed and args.resume_epoch == "latest" and is_complete(args, resumed):
+        print(f"{folder} is the end of this training: nothing is left to do")
+        return None
     # What has to be downloaded comes after what can be checked here.
     loaders = make_loaders(args) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
     model = classification.make_model(
-        args.model, args.scale, args.num_classes, args.use_pretrained, args.data
+        args.model, args.scale, args.num_classes, args.use_pretrained and not folder, args.data
     )
-    if args.pretrained_model and not resumed:
+    if args.pretrained_model and not folder:
         checkpoint.load_weights(model, checkpoint.find_weights(args.pretrained_model))
     train_loader, val_loader = loaders or make_loaders(args)
     pruner = make_pruner(args, model, len(train_loader))
@@ -94,41 +116,79 @@ def set_up(args) -> Run:
     scaler = paddle.amp.GradScaler(enable=args.amp)
     run = Run(args, model, model, opt, schedule, scaler, pruner, train_loader, val_loader)
     if resumed:
-        checkpoint.load_training(resumed, run, args.resume_epoch)
-        done = (args.resume_epoch + 1) * len(train_loader)
-        if args.max_steps is not None and args.max_steps <= done:
-            raise ValueError(f"--max_steps {args.max_steps} were taken before: {done} are done")
+        go_on_from(run, resumed, folder)
+        checkpoint.load_training(folder, run)
     elif args.static_masks:
         pruner.set_static_masks()
     if dist.get_world_size() > 1:
+        check_same_step(run)
         run.network = paddle.DataParallel(model)
         dist.barrier()  # every rank has read what the first may move now
     if dist.get_rank() == 0:
-        same_run = resumed and resumed.resolve().parent == Path(args.model_path).resolve()
-        checkpoint.set_aside(args.model_path, after=args.resume_epoch if same_run else -1)
+        same_run = folder and folder.resolve().parent == Path(args.model_path).resolve()
+        again = args.resume_epoch == "latest" and not args.force
+        checkpoint.set_aside(args.model_path, resumed if same_run else None, again)
     return run
+
+
+def go_on_from(run: Run, saved: dict, folder: Path) -> None:
+    """Where the checkpoint is: epoch, step, and what was counted in the epoch so far."""
+    steps, args = len(run.train_loader), run.args
+    if saved["finished"]:
+        run.epoch, run.step = saved["epoch"] + 1, (saved["epoch"] + 1) * steps
+    else:
+        run.epoch, run.step, run.epoch_lr = saved["epoch"], saved["step"], saved.get("epoch_lr")
+        if not 0 <= run.batch <= steps:
+            raise ValueError(
+                f"{folder} is at step {run.step}, which is not within epoch {run.epoch} of {steps} "
+                "steps: inside an epoch the data set and the global batch size cannot change"
+            )
+        totals, rank = saved["totals"], dist.get_rank()
+        if len(totals) != dist.get_world_size():  # by fewer or more ranks: the first has it all
+            totals = [np.sum(totals, 0).tolist()]
+        if rank < len(totals):
+            run.totals = paddle.to_tensor(totals[rank], "float64")
+    if args.max_steps is not None and args.max_steps <= run.step and args.resume_epoch != "latest":
+        raise ValueError(f"--max_steps {args.max_steps} were taken before: {run.step} are done")
+
+
+def is_complete(args, saved: dict) -> bool:
+    reached = args.max_steps is not None and saved["step"] >= args.max_steps
+    return reached or (saved["finished"] and saved["epoch"] + 1 >= args.num_epochs)
+
+
+def check_same_step(run: Run) -> None:
+    steps = across_ranks(run.step)
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the ranks would go on from steps {steps}: the checkpoints have to be in a folder "
+            "that all machines see"
+        )
 
 
 def train(run: Run) -> None:
     args, model, pruner = run.args, run.model, run.pruner
     main_rank = dist.get_rank() == 0
     best_top1 = checkpoint.best_top1(args.model_path)
-    epochs = range(args.resume_epoch + 1, args.num_epochs)
+    epochs = range(run.epoch, args.num_epochs)
     for epoch in tqdm(epochs, desc="epochs", disable=None if main_rank else True):
-        record = {"epoch": epoch, "lr": run.opt.get_lr()}
-        started = time.perf_counter()
-        step, totals = train_epoch(run, epoch)
-        if dist.get_world_size() > 1:
-            dist.all_reduce(totals)
-        results = classification.summarize(totals)  # waits for the device
+        run.epoch = epoch
+        if run.totals is None:
+            run.epoch_lr, run.totals = run.opt.get_lr(), paddle.zeros([4], "float64")
+        record = {"epoch": epoch, "lr": run.epoch_lr}
+        first_step, started = run.step, time.perf_counter()
+        try:
+            train_epoch(run)
+        except ValueError:  # perhaps the signal to stop ended the reading processes, too
+            if run.stop.received and dist.get_world_size() == 1:
+                checkpoint.save(run, training_state(run))
+                raise stopped(run, run.stop.received) from None
+            raise
+        state = training_state(run)  # waits for the device
         seconds = time.perf_counter() - started
-        if not math.isfinite(results["loss"]):
-            raise ValueError(
-                f"the loss of epoch {epoch} is {results['loss']}; lower --lr. What was saved "
-                f"before is kept in {args.model_path}"
-            )
-        finished = step == (epoch + 1) * len(run.train_loader)
-        stop = step == args.max_steps
+        check_same_masks(run)
+        results = classification.summarize(np.sum(state["totals"], 0))
+        stop = run.step == args.max_steps
         last = stop or epoch == args.num_epochs - 1
 
         share_buffers(model)
@@ -136,19 +196,16 @@ def train(run: Run) -> None:
             pruner.update_params()
         record["train_loss"] = results["loss"]
         record.update(top1=None, top5=None, loss=None)
-        record["sparsity"] = UnstructuredPruner.total_sparse(model)
-        record["prunable_sparsity"] = sparsity(prunable_parameters(model))
-        one = pruner is not None and not args.static_masks and pruner.distribution == "global"
-        record["threshold"] = float(pruner.threshold) if one else None
-        record["images_per_sec"] = results["samples"] / seconds
+        record.update({key: state[key] for key in ("sparsity", "prunable_sparsity", "threshold")})
+        images = (run.step - first_step) * args.batch_size * dist.get_world_size()
+        record["images_per_sec"] = images / seconds
         record["seconds"] = seconds
-        state = training_state(run, step, finished, record)
         if last or (epoch + 1) % args.test_period == 0:
             try:
-                tested = classification.evaluate(model, run.val_loader)
-            except (ValueError, OSError):  # a bad test picture is no reason to lose the training
+                tested = classification.evaluate(model, run.val_loader, lambda: stop_testing(run))
+            except (ValueError, OSError, Stopped):  # no reason to lose the training
                 if main_rank:
-                    checkpoint.save(run, epoch, state)
+                    checkpoint.save(run, state)
                 raise
             record.update(top1=tested["top1"], top5=tested["top5"])
             if math.isfinite(tested["loss"]):  # JSON has no NaN
@@ -158,25 +215,36 @@ def train(run: Run) -> None:
         if main_rank:
             if record["best"]:
                 best_top1 = record["top1"]
-                checkpoint.save_best(args.model_path, model)
+                checkpoint.save_best(run)
             report(args, record)
             if last or (epoch + 1) % args.model_period == 0:
-                checkpoint.save(run, epoch, state)
+                finished = run.batch == len(run.train_loader)
+                checkpoint.save(run, {**state, "finished": finished})
         if stop:
             break
+        run.totals = None
 
 
-def train_epoch(run: Run, epoch: int) -> tuple[int, paddle.Tensor]:
-    """One pass over the data: the training's step count after it, and the sums of `counts`."""
-    args, loader = run.args, run.train_loader
-    seed_everything(run, epoch)
+def train_epoch(run: Run) -> None:
+    """One pass over the data, or what is left of it; moves run.step and run.totals."""
+    args, loader, done = run.args, run.train_loader, run.batch
+    loader.dataset.epoch = run.epoch
+    loader.batch_sampler.set_epoch(run.epoch, done)
     run.network.train()
-    step, totals, reading = epoch * len(loader), paddle.zeros([4], "float64"), 0.0
-    main_rank = dist.get_rank() == 0
-    bar = tqdm(loader, desc=f"epoch {epoch}", disable=None if main_rank else True, leave=False)
+    run.finite = paddle.full([], done, "int64")
+    reading, main_rank = 0.0, dist.get_rank() == 0
+    bar = tqdm(
+        loader if done < len(loader) else [],
+        desc=f"epoch {run.epoch}",
+        total=len(loader),
+        initial=done,
+        disable=None if main_rank else True,
+        leave=False,
+    )
     started = waiting = time.perf_counter()
-    for batch, (images, labels) in enumerate(bar, 1):
+    for batch, (images, labels) in enumerate(bar, done + 1):
         reading += time.perf_counter() - waiting
+        seed_step(run)
         with paddle.amp.auto_cast(enable=args.amp, level="O1"):
             outputs = run.network(images)
             loss = classification.loss(outputs, labels)
@@ -187,34 +255,93 @@ def train_epoch(run: Run, epoch: int) -> tuple[int, paddle.Tensor]:
         if run.pruner is not None:
             run.pruner.step()
         run.opt.clear_grad()
-        totals += classification.counts(outputs, labels, loss)
-        step += 1
-        if main_rank and batch % args.log_period == 0:
-            log(run, epoch, batch, totals, reading, started)
-        if step == args.max_steps:
+        run.totals += classification.counts(outputs, labels, loss)
+        run.finite += paddle.isfinite(run.totals[0]).astype("int64")  # once NaN, always NaN
+        run.step += 1
+        if batch % args.log_period == 0:
+            check_finite(run)
+            if main_rank:
+                log(run, batch - done, reading, started)
+        stopping = run.stop.agreed()
+        if stopping or (args.save_steps and run.step % args.save_steps == 0):
+            state = training_state(run)
+            if main_rank:
+                checkpoint.save(run, state)
+        if stopping:
+            raise stopped(run, stopping)
+        if run.step == args.max_steps:
             break
         waiting = time.perf_counter()
-    return step, totals
 
 
-def seed_everything(run: Run, epoch: int) -> None:
-    """Order, augmentation and dropout depend on seed and epoch, not on what ran before."""
-    run.train_loader.dataset.epoch = epoch
-    run.train_loader.batch_sampler.set_epoch(epoch)
-    mixed = np.random.SeedSequence((run.args.seed, epoch, dist.get_rank()))
+def stopped(run: Run, number: int) -> Stopped:
+    return Stopped(
+        number,
+        f"stopped by {signal.Signals(number).name} after step {run.step}, which is saved; "
+        "--resume_epoch latest goes on from there",
+    )
+
+
+def stop_testing(run: Run) -> None:
+    """(Several ranks may have unequal numbers of test batches: they stop at the next step.)"""
+    if run.stop.received and dist.get_world_size() == 1:
+        raise stopped(run, run.stop.received)
+
+
+def check_finite(run: Run) -> None:
+    """To be called by all ranks, before anything is saved."""
+    finite = run.finite.clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(finite, dist.ReduceOp.MIN)
+    if int(finite) < run.batch:
+        step = run.epoch * len(run.train_loader) + int(finite) + 1
+        raise ValueError(
+            f"the loss is not finite at step {step}, in epoch {run.epoch}; lower --lr. What was "
+            f"saved before is kept in {run.args.model_path}"
+        )
+    for name, weight in run.model.named_parameters():
+        if not bool(paddle.isfinite(weight).all()):
+            raise ValueError(
+                f"{name} is not finite after step {run.step}, in epoch {run.epoch}; lower --lr. "
+                f"What was saved before is kept in {run.args.model_path}"
+            )
+
+
+def check_same_masks(run: Run) -> None:
+    """All ranks find the same masks from the same weights; if not, they train different models."""
+    if dist.get_world_size() == 1 or run.pruner is None:
+        return
+    digest = hashlib.sha256()
+    for mask in run.pruner.masks.values():
+        digest.update(np.packbits(mask.numpy()))
+    number = int.from_bytes(digest.digest()[:7], "big")
+    if len(set(across_ranks(number))) > 1:
+        raise ValueError(f"the ranks' masks differ after step {run.step}: their weights must, too")
+
+
+def across_ranks(number: int) -> list[int]:
+    """The number of every rank."""
+    numbers = []
+    dist.all_gather(numbers, paddle.to_tensor([number], dtype="int64"))
+    return [int(n) for n in numbers]
+
+
+def seed_step(run: Run) -> None:
+    """Dropout depends on seed, step and rank, not on what ran before."""
+    mixed = np.random.SeedSequence((run.args.seed, run.step, dist.get_rank()))
     paddle.seed(int(mixed.generate_state(1)[0]))
 
 
-def log(run: Run, epoch, batch, totals, reading, started) -> None:
+def log(run: Run, batches: int, reading: float, started: float) -> None:
     """A line, on a terminal above the bars: means over the epoch so far, of this rank."""
-    result = classification.summarize(totals)  # waits for the device
+    result = classification.summarize(run.totals)  # waits for the device
     seconds = time.perf_counter() - started
-    images = result["samples"] * dist.get_world_size()
+    images = batches * run.args.batch_size * dist.get_world_size()
     tqdm.write(
-        f"epoch {epoch} batch {batch}/{len(run.train_loader)} "
+        f"epoch {run.epoch} batch {run.batch}/{len(run.train_loader)} "
         f"loss {result['loss']:.4f} top1 {result['top1']:.4f} top5 {result['top5']:.4f} "
         f"lr {run.opt.get_lr():.6g} images/s {images / seconds:.1f} "
-        f"reader {reading / batch:.4f} s batch {seconds / batch:.4f} s "
+        f"reader {reading / batches:.4f} s batch {seconds / batches:.4f} s "
         f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f}"
     )
     sys.stdout.flush()
@@ -290,16 +417,21 @@ def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
 
 def checkpoint_to_resume(args) -> Path | None:
     """The checkpoint folder to resume from, checked against the options; None without resuming."""
-    if args.resume_epoch < 0:
+    if args.resume_epoch == -1:
         return None
-    folder = checkpoint.find_epoch(args.pretrained_model, args.resume_epoch)
-    state = checkpoint.read_state(folder)
-    if not state.get("finished"):
-        raise ValueError(f"{folder} was cut short by --max_steps and cannot be resumed")
-    if args.resume_epoch + 1 >= args.num_epochs:
-        raise ValueError(
-            f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give more"
-        )
+    if args.resume_epoch == "latest":
+        folder = checkpoint.find_latest(args.model_path)
+        if folder is None:
+            return None
+        state = checkpoint.read_state(folder)
+    else:
+        folder = checkpoint.find_epoch(args.pretrained_model, args.resume_epoch)
+        state = checkpoint.verify(folder)
+        if args.resume_epoch + 1 >= args.num_epochs:
+            raise ValueError(
+                f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give "
+                "more"
+            )
     saved = state["options"]
     different = different_options(args, saved)
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
@@ -312,15 +444,27 @@ def checkpoint_to_resume(args) -> Path | None:
     return folder
 
 
-def training_state(run: Run, step: int, finished: bool, record: dict) -> dict:
-    """What train-state.json holds besides the epoch. The random state is seed and epoch."""
+def training_state(run: Run) -> dict:
+    """What train-state.json holds, inside an epoch; to be called by all ranks."""
+    check_finite(run)
+    totals = [run.totals]
+    if dist.get_world_size() > 1:
+        totals = []
+        dist.all_gather(totals, run.totals)
+    args, pruner = run.args, run.pruner
+    one = pruner is not None and not args.static_masks and pruner.distribution == "global"
     return {
-        "step": step,
-        "finished": finished,
-        **{key: record[key] for key in ("sparsity", "prunable_sparsity", "threshold")},
-        "masks_ratio": None if run.pruner is None else run.pruner.ratio,
+        "epoch": run.epoch,
+        "step": run.step,
+        "finished": False,
+        "epoch_lr": run.epoch_lr,
+        "totals": [total.tolist() for total in totals],
+        "sparsity": UnstructuredPruner.total_sparse(run.model),
+        "prunable_sparsity": sparsity(prunable_parameters(run.model)),
+        "threshold": float(pruner.threshold) if one else None,
+        "masks_ratio": None if pruner is None else pruner.ratio,
         "ranks": dist.get_world_size(),
-        "options": vars(run.args),
+        "options": vars(args),
         "versions": {
             "paddle": paddle.__version__,
             "numpy": np.__version__,

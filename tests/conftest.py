@@ -1,15 +1,20 @@
-"""Small data that the tests of several modules read."""
+"""What the tests of several modules share: small data, and ways to look at a run."""
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import tarfile
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +50,29 @@ def imagenet_dir(tmp_path_factory):
             lines.append(f"{name} {i}\n")
         (folder / f"{mode}_list.txt").write_text("".join(lines))
     return folder
+
+
+@pytest.fixture
+def small(cifar_dir):
+    """Options for an epoch of 2 steps: 40 training pictures, the last 8 of them dropped."""
+    return ["--data_dir", str(cifar_dir), "--scale", "0.25", "--batch_size", "16",
+            "--num_workers", "0", "--use_gpu", "false"]  # fmt: skip
+
+
+def weights(path) -> dict[str, np.ndarray]:
+    state = paddle.load(str(path), return_numpy=True)
+    return {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def error_line(capfd, main, *options) -> str:
+    """The last line on stderr of a program that has to end with status 2 and without traceback."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(option) for option in options])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 2
+    assert "Traceback" not in out + err
+    return err.rstrip("\n").splitlines()[-1]

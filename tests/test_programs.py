@@ -12,40 +12,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from conftest import ROOT, error_line, metrics, weights
 
 import checkpoint
 import classification
 import evaluate
 import train
 
-ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "model-pruned.pdparams"
-
-
-@pytest.fixture
-def small(cifar_dir):
-    """Options for an epoch of 2 steps: 40 training pictures, the last 8 of them dropped."""
-    return ["--data_dir", str(cifar_dir), "--scale", "0.25", "--batch_size", "16",
-            "--num_workers", "0", "--use_gpu", "false"]  # fmt: skip
-
-
-def weights(path) -> dict[str, np.ndarray]:
-    state = paddle.load(str(path), return_numpy=True)
-    return {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
-
-
-def metrics(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def error_line(capfd, main, *options) -> str:
-    """The last line on stderr of a program that has to end with status 2 and without traceback."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(option) for option in options])
-    out, err = capfd.readouterr()
-    assert ended.value.code == 2
-    assert "Traceback" not in out + err
-    return err.rstrip("\n").splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -103,33 +77,6 @@ def test_the_folder_of_a_run(small, tmp_path):
     assert checkpoint.best_top1(tmp_path) == best
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--pruning_mode", "ratio"],
-        ["--pruning_mode", "threshold", "--threshold", "0.05", "--num_workers", "2"],
-        ["--pruning_mode", "ratio", "--model", "mobilenet_v2", "--step_epochs", "1", "2"],
-    ],
-    ids=["ratio", "workers", "dropout"],
-)
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(options, small, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    common = [*small, *options, "--model_period", "1", "--test_period", "1"]
-    train.main([*common, "--num_epochs", "3", "--model_path", str(whole)])
-    train.main([*common, "--num_epochs", "1", "--model_path", str(parts)])
-    train.main([*common, "--num_epochs", "3", "--model_path", str(parts),
-                "--pretrained_model", str(parts), "--resume_epoch", "0"])  # fmt: skip
-    for epoch in ("epoch-1", "epoch-2"):
-        for read, name in ((weights, WEIGHTS), (weights, "opt-pruned.pdopt"), (np.load, "masks-pruned.npz")):  # fmt: skip  # noqa: E501
-            a, b = read(whole / epoch / name), read(parts / epoch / name)
-            assert sorted(a) == sorted(b)
-            assert all(np.array_equal(a[key], b[key]) for key in a), (epoch, name)
-    timed = ("seconds", "images_per_sec")
-    assert [{k: v for k, v in r.items() if k not in timed} for r in metrics(whole)] == [
-        {k: v for k, v in r.items() if k not in timed} for r in metrics(parts)
-    ]
-
-
 def test_going_back_sets_the_later_epochs_aside(small, tmp_path, capsys):
     common = [*small, "--model_period", "1", "--model_path", str(tmp_path)]
     train.main([*common, "--num_epochs", "3"])
@@ -155,14 +102,18 @@ def test_starting_from_pruned_weights_with_static_masks_keeps_just_their_zeros(s
             assert not np.array_equal(before[name], after[name])
 
 
-def test_max_steps_ends_a_training_that_cannot_be_resumed(small, tmp_path, capfd):
-    train.main([*small, "--num_epochs", "5", "--max_steps", "3", "--model_path", str(tmp_path)])
+def test_max_steps_ends_a_training_that_latest_takes_up(small, tmp_path, capsys):
+    common = [*small, "--num_epochs", "3", "--model_path", str(tmp_path)]
+    train.main([*common, "--max_steps", "3"])
     assert [record["epoch"] for record in metrics(tmp_path)] == [0, 1]
     state = json.loads((tmp_path / "train-state.json").read_text())
     assert (state["epoch"], state["step"], state["finished"]) == (1, 3, False)
-    message = error_line(capfd, train.main, *small, "--model_path", tmp_path,
-                         "--pretrained_model", tmp_path, "--resume_epoch", 1)  # fmt: skip
-    assert "cut short by --max_steps" in message
+    capsys.readouterr()
+    train.main([*common, "--max_steps", "3", "--resume_epoch", "latest"])
+    assert "nothing is left to do" in capsys.readouterr().out
+    train.main([*common, "--resume_epoch", "latest"])
+    assert [record["epoch"] for record in metrics(tmp_path)] == [0, 1, 2]
+    assert not list(tmp_path.glob("earlier-*"))
 
 
 def test_learning_rate_schedules_count_the_steps_of_the_loader(small, tmp_path):
@@ -300,7 +251,8 @@ def test_a_bad_test_picture_does_not_lose_the_training(imagenet_dir, tmp_path, c
     options = ["--data", "imagenet", "--data_dir", tmp_path, "--scale", "0.25", "--batch_size", 2,
                "--num_workers", 0, "--num_epochs", 1, "--model_path", tmp_path / "m"]  # fmt: skip
     assert "val 1.JPEG" in error_line(capfd, train.main, *options, "--use_pretrained", "false")
-    assert (tmp_path / "m" / "epoch-0" / WEIGHTS).is_file()
+    (saved,) = (tmp_path / "m").glob("epoch-0-step-*")  # goes on with the test
+    assert (saved / WEIGHTS).is_file()
 
 
 def test_readers_end_with_a_killed_training(tmp_path):
@@ -553,10 +505,10 @@ def test_going_back_without_symbolic_links(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "symlink_to", no_links)
     path = [*small, "--model_period", "1", "--model_path", str(tmp_path)]
     train.main([*path, "--num_epochs", "3"])
-    checkpoint.set_aside(tmp_path, after=0)
+    checkpoint.set_aside(tmp_path, checkpoint.read_state(tmp_path / "epoch-0"))
     first = (tmp_path / "epoch-0" / WEIGHTS).read_bytes()
     assert (tmp_path / WEIGHTS).read_bytes() == first
-    checkpoint.set_aside(tmp_path)
+    checkpoint.set_aside(tmp_path, None)
     assert not (tmp_path / WEIGHTS).exists()
 
 

@@ -1,0 +1,269 @@
+"""Runs that are stopped, killed or fed damaged checkpoints, and go on."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT, error_line, metrics, weights
+
+import checkpoint
+import classification
+import train
+from checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
+
+GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "0", "--pruning_epochs", "2",
+       "--tunning_epochs", "1", "--pruning_steps", "3", "--ratio", "0.75"]  # fmt: skip
+RUNS = {
+    "ratio": ["--pruning_mode", "ratio", "--step_epochs", "1", "2"],
+    "threshold": ["--pruning_mode", "threshold", "--threshold", "0.05", "--num_workers", "2"],
+    "gmp": [*GMP, "--lr_strategy", "cosine_decay"],
+    "dropout": ["--model", "mobilenet_v2", "--prune_period", "2"],
+    "safetensors": ["--format", "safetensors", "--distribution", "erk"],
+}
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    """Weights, optimizer, masks and metrics (but timings) of two runs, bit for bit."""
+    for name in (checkpoint.find_weights(a).name, OPTIMIZER):
+        one, other = checkpoint._read(a / name), checkpoint._read(b / name)
+        assert sorted(one) == sorted(other)
+        for key in one:
+            same = one[key] == other[key]
+            assert same if isinstance(same, bool) else same.all(), (name, key)
+    one, other = ((folder / STATE).resolve().parent / MASKS for folder in (a, b))
+    assert one.read_bytes() == other.read_bytes() if one.exists() else not other.exists()
+    timed = ("seconds", "images_per_sec")
+    assert [{k: v for k, v in r.items() if k not in timed} for r in metrics(a)] == [
+        {k: v for k, v in r.items() if k not in timed} for r in metrics(b)
+    ]
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(name, small, tmp_path):
+    common = [*small, *RUNS[name], "--model_period", "1", "--test_period", "1", "--num_epochs", "3"]
+    whole, epochs, inside = (tmp_path / folder for folder in ("whole", "epochs", "inside"))
+    train.main([*common, "--model_path", str(whole)])
+    # Three epochs of two steps, with a stop after the first epoch ...
+    train.main([*common, "--model_path", str(epochs), "--max_steps", "2"])
+    train.main([*common, "--model_path", str(epochs),
+                "--pretrained_model", str(epochs), "--resume_epoch", "0"])  # fmt: skip
+    assert_same_end(whole, epochs)
+    # ... and with one inside an epoch, at its first and at its last step.
+    for steps in ("1", "3", "4"):
+        train.main([*common, "--model_path", str(inside), "--save_steps", "1", "--max_steps", steps,
+                    "--resume_epoch", "latest"])  # fmt: skip
+    train.main([*common, "--model_path", str(inside), "--resume_epoch", "latest"])
+    assert_same_end(whole, inside)
+
+
+def test_latest_starts_where_there_is_nothing(small, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train.main([*small, "--num_epochs", "1", "--model_path", str(first)])
+    before = weights(first / WEIGHTS)
+    train.main([*small, "--num_epochs", "1", "--lr", "0", "--model_path", str(second),
+                "--pretrained_model", str(first), "--resume_epoch", "latest"])  # fmt: skip
+    after = weights(second / WEIGHTS)
+    assert all(np.array_equal(before[k], after[k]) for k in before if before[k].ndim > 1)
+
+
+def test_latest_passes_over_damaged_checkpoints(small, tmp_path, capsys):
+    common = [*small, "--model_period", "1", "--model_path", str(tmp_path)]
+    train.main([*common, "--num_epochs", "3"])
+    whole = weights(tmp_path / WEIGHTS)
+    damage(tmp_path / "epoch-2" / WEIGHTS, lambda data: data[:-1])
+    damage(tmp_path / "epoch-1" / MASKS, lambda data: flipped(data, 7))
+    capsys.readouterr()
+    train.main([*common, "--num_epochs", "3", "--resume_epoch", "latest"])
+    passed = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
+    assert str(tmp_path / "epoch-2" / WEIGHTS) in passed[0]
+    assert str(tmp_path / "epoch-1" / MASKS) in passed[1]
+    after = weights(tmp_path / WEIGHTS)
+    assert all(np.array_equal(whole[key], after[key]) for key in whole)
+    (aside,) = tmp_path.glob("earlier-*")
+    assert {path.name for path in aside.iterdir()} >= {"epoch-1", "epoch-2"}
+
+
+def damage(path: Path, change) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1 << bit
+    return bytes(changed)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A folder with the checkpoints of three epochs."""
+    folder = tmp_path_factory.mktemp("saved")
+    data = ["--data", "digits", "--num_workers", "0", "--use_gpu", "false"]
+    train.main([*data, "--scale", "0.25", "--batch_size", "700", "--num_epochs", "2",
+                "--model_period", "1", "--model_path", str(folder)])  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, MASKS, STATE])
+def test_every_damage_to_a_file_is_found_and_named(name, saved):
+    path = saved / "epoch-1" / name
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    try:
+        changes = [data[:length] for length in (0, 1, len(data) // 2, len(data) - 1)]
+        changes += [data[: rng.integers(len(data))] for _ in range(10)]
+        for _ in range(20):
+            changed = bytearray(data)
+            changed[rng.integers(len(data))] ^= 1 << rng.integers(8)
+            changes.append(bytes(changed))
+        for changed in changes:
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match="epoch-1/" + name):
+                checkpoint.verify(saved / "epoch-1")
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=f"epoch-1/{name} is missing"):
+            checkpoint.verify(saved / "epoch-1")
+        assert checkpoint.find_latest(saved) == saved / "epoch-0"
+    finally:
+        path.write_bytes(data)
+    assert checkpoint.find_latest(saved) == saved / "epoch-1"
+
+
+def test_damaged_weights_are_refused_by_evaluate_too(small, tmp_path, capfd):
+    import evaluate
+
+    train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
+    damage(tmp_path / "epoch-0" / WEIGHTS, lambda data: flipped(data, 3))
+    message = error_line(capfd, evaluate.main, *small[:2], "--pruned_model", tmp_path)
+    assert "damaged or replaced" in message
+    assert f"epoch-0/{WEIGHTS}" in message
+
+
+@pytest.mark.parametrize("full", ["weights", "optimizer", "masks", "state", "rename"])
+def test_a_save_that_fails_leaves_the_older_one(full, small, tmp_path, capfd, monkeypatch):
+    common = [*small, "--model_period", "1", "--model_path", str(tmp_path)]
+    train.main([*common, "--num_epochs", "1"])
+
+    write_text = Path.write_text
+
+    def no_space(*args, **kwargs):
+        if isinstance(args[0], Path) and full == "state" and args[0].name != STATE:
+            return write_text(*args)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if full == "weights":
+        monkeypatch.setattr(checkpoint, "_write_weights", no_space)
+    elif full == "optimizer":
+        monkeypatch.setattr(checkpoint.paddle, "save", no_space)
+    elif full == "masks":
+        monkeypatch.setattr(checkpoint.np, "savez", no_space)
+    elif full == "state":
+        monkeypatch.setattr(Path, "write_text", no_space)
+    else:
+        monkeypatch.setattr(checkpoint.os, "rename", no_space)
+    message = error_line(capfd, train.main, *common, "--num_epochs", 2, "--test_period", 5,
+                         "--resume_epoch", "latest")  # fmt: skip
+    assert "could not save" in message
+    assert "No space left on device" in message
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.glob("*epoch-*")] == ["epoch-0"]
+    checkpoint.verify(tmp_path / "epoch-0")
+    assert os.readlink(tmp_path / WEIGHTS) == f"epoch-0/{WEIGHTS}"
+
+
+def test_keep_removes_the_oldest(small, tmp_path):
+    train.main([*small, "--model_path", str(tmp_path), "--num_epochs", "3", "--model_period", "1",
+                "--save_steps", "1", "--keep", "2"])  # fmt: skip
+    kept = {path.name for path in tmp_path.glob("*epoch-*")}
+    assert kept == {"epoch-2", "epoch-2-step-6"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("testing", [False, True])
+def test_a_signal_saves_the_step_and_the_run_goes_on(
+    number, testing, small, tmp_path, capfd, monkeypatch
+):  # fmt: skip
+    common = [*small, "--num_epochs", "3", "--model_period", "1", "--test_period", "1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train.main([*common, "--model_path", str(whole)])
+    where, calls = ("counts", []), []
+    original = getattr(classification, where[0])
+
+    def counting(*args):
+        calls.append(args)
+        if paddle.is_grad_enabled() != testing and len(calls) > 2:
+            signal.raise_signal(number)
+        return original(*args)
+
+    monkeypatch.setattr(classification, where[0], counting)
+    with pytest.raises(SystemExit) as ended:
+        train.main([*common, "--model_path", str(stopped)])
+    monkeypatch.undo()
+    assert ended.value.code == 128 + number
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"train.py: error: stopped by {signal.Signals(number).name} after")
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    train.main([*common, "--model_path", str(stopped), "--resume_epoch", "latest"])
+    assert_same_end(whole, stopped)
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    options = ["--data", "digits", "--scale", "0.25", "--batch_size", "1000", "--log_period", "1",
+               "--num_workers", "0", "--use_gpu", "false", "--model_path", tmp_path]  # fmt: skip
+    run = subprocess.Popen([sys.executable, ROOT / "train.py", *options], stdout=subprocess.PIPE)
+    run.stdout.readline()  # a step takes seconds
+    run.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    killer = threading.Timer(30, run.kill)
+    killer.start()
+    assert run.wait() == -signal.SIGTERM
+    killer.cancel()
+    run.stdout.close()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_with_its_step(bad, small, tmp_path, capfd, monkeypatch):
+    original, calls = classification.loss, []
+
+    def loss(outputs, labels):
+        calls.append(0)
+        return original(outputs, labels) * (bad if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(classification, "loss", loss)
+    message = error_line(capfd, train.main, *small, "--model_path", tmp_path, "--num_epochs", 3,
+                         "--model_period", 1, "--save_steps", 1)  # fmt: skip
+    assert "the loss is not finite at step 4, in epoch 1" in message
+    assert checkpoint.find_latest(tmp_path).name == "epoch-1-step-3"
+    assert [record["epoch"] for record in metrics(tmp_path)] == [0]
+
+
+def test_options_that_have_to_stay(small, tmp_path, capfd):
+    common = [*small, "--model_path", tmp_path, "--resume_epoch", "latest"]
+    cosine = [*common, "--lr_strategy", "cosine_decay"]
+    train.main([str(word) for word in (*cosine, "--num_epochs", 2, "--max_steps", 3)])
+    for options in (["--num_epochs", 3], ["--ratio", 0.4, "--num_epochs", 2]):
+        message = error_line(capfd, train.main, *cosine, *options)
+        assert f"{options[0]} " in message
+        assert "or --force" in message
+    message = error_line(capfd, train.main, *cosine, "--num_epochs", 2, "--force",
+                         "--batch_size", 2)  # fmt: skip
+    assert "inside an epoch the data set and the global batch size cannot change" in message
+
+
+def test_one_unfinished_save_of_a_killed_run_is_no_checkpoint(small, tmp_path):
+    left = tmp_path / ".epoch-0.part"
+    left.mkdir()
+    (left / WEIGHTS).write_bytes(b"half")
+    assert checkpoint.find_latest(tmp_path) is None
+    train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
+    assert not left.exists()
+    json.loads((tmp_path / STATE).read_text())
