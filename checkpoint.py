@@ -75,10 +75,7 @@ def save(run, state: dict) -> None:
             masks = run.pruner.state_dict()["masks"]
             packed = {name: np.packbits(mask.numpy()) for name, mask in masks.items()}
             np.savez(staging / MASKS, **packed)
-        checksums = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
-        state = {**state, "checksums": checksums}
-        checksums[STATE] = _state_checksum(state)
-        (staging / STATE).write_text(json.dumps(state, indent=1))
+        write_state(staging, state)
         for path in [*staging.iterdir(), staging]:
             _sync(path)
         os.rename(staging, folder)
@@ -94,6 +91,14 @@ def save(run, state: dict) -> None:
     if run.args.keep is not None:
         for old in list(_saved(model_path).values())[: -run.args.keep]:
             _remove(old)
+
+
+def write_state(folder: Path, state: dict) -> None:
+    """train-state.json, with the checksums of the files that the folder holds."""
+    files = sorted(path for path in folder.iterdir() if path.name != STATE)
+    state = {**state, "checksums": {path.name: _sha256(path) for path in files}}
+    state["checksums"][STATE] = _state_checksum(state)
+    (folder / STATE).write_text(json.dumps(state, indent=1))
 
 
 def save_best(run) -> None:

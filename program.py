@@ -113,7 +113,7 @@ class StopSignals:
             return self.received
         asked, self._asked = self._asked, paddle.to_tensor([self.received], dtype="int64")
         dist.all_reduce(self._asked, dist.ReduceOp.MAX)
-        return 0 if asked is None else int(asked)
+        return 0 if asked is None else int(asked[0])
 
 
 def add_common_options(parser: argparse.ArgumentParser, data: list[str], models: list[str]) -> None:

@@ -323,7 +323,7 @@ def across_ranks(number: int) -> list[int]:
     """The number of every rank."""
     numbers = []
     dist.all_gather(numbers, paddle.to_tensor([number], dtype="int64"))
-    return [int(n) for n in numbers]
+    return [int(n[0]) for n in numbers]
 
 
 def seed_step(run: Run) -> None:
