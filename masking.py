@@ -119,9 +119,10 @@ def zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
 def smallest_kept(groups: list[list[paddle.Tensor | Blocks]], pruned: list[int]) -> list[tuple]:
     """What update_mask needs to prune the `pruned` smallest weights of a group: threshold and ties.
 
-    The threshold is the smallest magnitude that is kept, with nothing to prune 0, with everything
-    the largest; the ties are those at it that go all the same. Of blocks as many go as hold at most
-    `pruned` weights. On a device both are tensors, and the host waits once for all groups.
+    The threshold is the smallest magnitude that is kept, with everything to prune the largest, with
+    nothing at most the smallest; the ties are those at it that go all the same. Of blocks as many
+    go as hold at most `pruned` weights. A device's answer is tensors, but for pruned = 0; the host
+    waits for it once for all groups.
     """
     found = [_selected(group, n) for group, n in zip(groups, pruned)]
     unsure = [i for i, (_, _, missed) in enumerate(found) if isinstance(missed, paddle.Tensor)]
@@ -164,6 +165,7 @@ def _kth_magnitude(weights: list[paddle.Tensor | Blocks], k: int) -> tuple[float
     total = sum(map(size, weights))
     stride = _sample_stride(total)
     sample = np.concatenate([piece for w in weights for piece in _magnitudes(w, stride)])
+    sample[np.isnan(sample)] = math.inf  # NaN is kept
     for width in (4, 64, 1e18):
         first, last = _bracket(k, total, sample.size, width)
         enclosing = np.partition(sample, (first, last))
@@ -200,7 +202,7 @@ def _kth_on_device(weights: list[paddle.Tensor | Blocks], k: int) -> tuple[paddl
     upper = sample[last] if last < size(sample) - 1 else paddle.full([], math.inf, sample.dtype)
     # What is between them is about as many as the sample. It goes into slots from 1 on; slot 0 is
     # for all else, so that every shape is known without waiting for a count.
-    room = min(2 * size(sample), total)
+    room = min(2 * size(sample) + 1000, total)
     between = paddle.full([room + 1], math.inf, sample.dtype)
     below, up_to, found = (paddle.zeros([], "int64") for _ in range(3))
     for weight in weights:
@@ -253,6 +255,11 @@ def _ranked(values: np.ndarray, rank: int) -> float:
     return float(np.partition(values, rank)[rank])
 
 
+def _as_matrix(weight: paddle.Tensor) -> tuple[int, int]:
+    height = weight.shape[0] if weight.shape else 1
+    return height, size(weight) // height
+
+
 class Blocks:
     """The rows x columns blocks of a weight seen as the matrix [shape[0], the rest].
 
@@ -263,9 +270,9 @@ class Blocks:
     dtype = "float32"
 
     def __init__(self, weight: paddle.Tensor, rows: int, columns: int):
-        self.weight, self.rows, self.columns = weight, rows, columns
-        self.matrix = [weight.shape[0], size(weight) // weight.shape[0]]
-        height, width = self.matrix
+        self.matrix = height, width = _as_matrix(weight)
+        self.weight, self.rows, self.columns = weight, min(rows, height), min(columns, width)
+        rows, columns = self.rows, self.columns
         self.heights = np.minimum(rows, height - np.arange(0, height, rows)).astype("i4")
         self.widths = np.minimum(columns, width - np.arange(0, width, columns)).astype("i4")
         self.shape = [len(self.heights), len(self.widths)]
@@ -365,8 +372,9 @@ def _smallest_kept_block_on_device(groups: list[Blocks], pruned: int) -> tuple[p
 
 def spread_blocks(keep: paddle.Tensor, mask: paddle.Tensor, rows: int, columns: int) -> None:
     """Writes a bool per block into the mask of its weights."""
-    height, width = mask.shape[0], size(mask) // mask.shape[0]
-    if _on_cpu(mask):
+    height, width = _as_matrix(mask)
+    rows, columns = min(rows, height), min(columns, width)
+    if _on_cpu(mask, keep):
         blocks, matrix = _memory(keep).reshape(keep.shape), _memory(mask).reshape(height, width)
         for j in range(min(columns, width)):
             first = matrix[::rows, j::columns]

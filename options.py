@@ -100,7 +100,16 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         parser.error("--static_masks needs --pretrained_model and a --pruning_mode other than none")
     how = ["local_sparsity", "sparse_block", "distribution", "prune_period"]
     if args.pruning_mode == "none":
-        refuse(["prune_params_type", *how], "nothing is pruned with --pruning_mode none")
+        refuse(
+            ["ratio", "threshold", "prune_params_type", *how],
+            "nothing is pruned with --pruning_mode none",
+        )
+    if args.pruning_mode == "ratio":
+        refuse(["threshold"], "this needs --pruning_mode threshold")
+    if args.pruning_mode == "threshold":
+        refuse(["ratio"], "this needs --pruning_mode ratio")
+    if isinstance(args.distribution, dict):
+        refuse(["ratio"], "it follows from the ratios of --distribution")
     if args.static_masks:
         refuse(how, "no new masks are made with --static_masks")
     if args.pruning_strategy != "gmp":
@@ -113,7 +122,7 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         if args.stable_epochs + args.pruning_epochs >= args.num_epochs:
             parser.error(
                 f"--stable_epochs {args.stable_epochs} and --pruning_epochs {args.pruning_epochs} "
-                f"leave none of --num_epochs {args.num_epochs} at --ratio"
+                f"leave none of --num_epochs {args.num_epochs} at --ratio; raise it or lower them"
             )
     if args.step_epochs != sorted(set(args.step_epochs)):
         parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
@@ -134,7 +143,11 @@ def distribution(text: str) -> str | dict[str, float]:
     if text in ("global", "uniform", "erk"):
         return text
     try:
-        return {name: float(ratio) for name, ratio in (part.split("=") for part in text.split(","))}
+        pairs = [part.split("=") for part in text.split(",")]
+        ratios = {name: float(ratio) for name, ratio in pairs}
+        if len(ratios) < len(pairs):
+            raise ValueError("a pattern stands there twice")
+        return ratios
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"must be global, uniform, erk or like 'conv*=0.6,fc=0.9', got {text!r}"
@@ -143,7 +156,12 @@ def distribution(text: str) -> str | dict[str, float]:
 
 def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
     """The saved options, as on a command line, that go on otherwise under `args`."""
-    names = list(LASTING)
+    idle = {"step_epochs"} if args.lr_strategy == "cosine_decay" else set()
+    if args.pruning_mode != "ratio":
+        idle.add("ratio")
+    if args.pruning_mode != "threshold":
+        idle.add("threshold")
+    names = [name for name in LASTING if name not in idle]
     if args.lr_strategy == "cosine_decay" or args.pruning_strategy == "gmp":
         names.append("num_epochs")
     if args.pruning_strategy == "gmp":

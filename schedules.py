@@ -52,8 +52,10 @@ def pattern_ratios(names: list[str], patterns: dict[str, float]) -> dict[str, fl
     """The ratio of the first shell pattern that a name matches; 0 for a name that matches none.
 
     Raises:
-        ValueError: a ratio outside [0, 1], or a pattern that no name matches.
+        ValueError: no pattern, a ratio outside [0, 1], or a pattern that no name matches.
     """
+    if not patterns:
+        raise ValueError("distribution={} has no pattern; give one, like {'*': 0.5}")
     for pattern, ratio in patterns.items():
         if not 0 <= ratio <= 1:
             raise ValueError(f"the ratio of {pattern!r} must be in [0, 1], got {ratio}")

@@ -69,7 +69,8 @@ class UnstructuredPruner:
             a dict from shell patterns of structured names to ratios ({'features.*': 0.6}), in
             which case `ratio` becomes the ratio of them all.
         prune_period: new masks at every so many steps; weights are masked at every step.
-        optimizer: where given, its accumulators (momentum) of pruned weights are set to 0 as well.
+        optimizer: where given, its accumulators (momentum) of pruned weights are set to 0 as well,
+            and its float32 originals of 16-bit weights (multi_precision).
 
     A strategy of one's own overrides `scores()`, or as in PaddleSlim `mask_parameters()` and/or,
     in ratio mode, `update_threshold()`.
@@ -120,7 +121,7 @@ class UnstructuredPruner:
                 "a strategy's own update_threshold() sets one threshold for all: it cannot have "
                 "local_sparsity or a distribution"
             )
-        if prune_period < 1:
+        if not isinstance(prune_period, int) or prune_period < 1:
             raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
         layers = _unwrap(model)
         if skip_params_func is None:
@@ -139,12 +140,20 @@ class UnstructuredPruner:
         self.iteration = 0  # steps taken
         self.skip_params = set(skip_params_func(layers))
         self._weights = prunable_parameters(layers, self.skip_params)
+        doubles = {str(weight.dtype).endswith("float64") for weight in self._weights.values()}
+        one_threshold = mode == "ratio" and self.distribution == "global" and block == [1, 1]
+        if len(doubles) > 1 and one_threshold:
+            raise ValueError(
+                "float64 weights and shorter ones cannot share a threshold: give another "
+                "distribution, or cast the model"
+            )
         self.masks = {
             name: paddle.ones_like(weight, dtype="bool") for name, weight in self._weights.items()
         }
         if isinstance(distribution, dict):
             self.ratio = self._mean_ratio(schedules.pattern_ratios(list(self.masks), distribution))
         self._static = False
+        self._owners: dict[str, str] = {}  # accumulator -> Paddle's name of its parameter
         self._scores: dict[
             str, paddle.Tensor | masking.Blocks
         ] = {}  # while a step looks for thresholds and masks
@@ -173,7 +182,7 @@ class UnstructuredPruner:
         scores, mask = self._scores[name], self.masks[name]
         if self.sparse_block == [1, 1]:
             return masking.update_mask(mask, scores, threshold, ties)
-        keep = paddle.ones(scores.shape, dtype="bool")
+        keep = paddle.to_tensor(np.ones(scores.shape, bool), place=mask.place)
         ties = masking.update_mask(keep, scores, threshold, ties)
         masking.spread_blocks(keep, mask, *self.sparse_block)
         return ties
@@ -213,7 +222,10 @@ class UnstructuredPruner:
         if isinstance(self.distribution, dict):
             ratios = schedules.pattern_ratios(list(self._weights), self.distribution)
             whole = self._mean_ratio(ratios)  # a schedule moves `ratio` between 0 and this
-            return {n: r * self.ratio / whole if whole else 0.0 for n, r in ratios.items()}
+            moved = self.ratio / whole if whole else 0.0
+            if moved * max(ratios.values()) > 1:
+                raise ValueError(f"ratio {self.ratio} is beyond what the distribution allows")
+            return {name: ratio * moved for name, ratio in ratios.items()}
         if self.distribution == "erk":
             shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
             return schedules.erk_ratios(shapes, self.ratio)
@@ -225,7 +237,10 @@ class UnstructuredPruner:
 
     @paddle.no_grad()
     def update_params(self) -> None:
-        """Sets every masked weight to 0. Idempotent."""
+        """Sets every masked weight to 0. Not to be called between forward and backward.
+
+        Calling it again changes nothing, unless a mask_parameters() of one's own does.
+        """
         custom = type(self).mask_parameters is not UnstructuredPruner.mask_parameters
         for name, weight in self._weights.items():
             if custom:  # float * bool is an error on Paddle 3
@@ -237,11 +252,16 @@ class UnstructuredPruner:
 
     def _zero_accumulators(self) -> None:
         masks = {weight.name: self.masks[name] for name, weight in self._weights.items()}
-        names = [p.name for p in _unwrap(self.model).parameters()]
-        for key, value in self.optimizer.state_dict().items():
-            # 'w_b_velocity_0' belongs to 'w_b', not to 'w'
-            owner = max((name for name in names if key.startswith(f"{name}_")), key=len, default="")
-            mask = masks.get(owner)
+        state = self.optimizer.state_dict()
+        unknown = [key for key in state if key not in self._owners]
+        names = [p.name for p in _unwrap(self.model).parameters()] if unknown else []
+        for key in unknown:  # 'w_b_velocity_0' belongs to 'w_b', not to 'w'
+            owners = (name for name in names if key.startswith(f"{name}_"))
+            self._owners[key] = max(owners, key=len, default="")
+        owned = [(masks.get(self._owners[key]), value) for key, value in state.items()]
+        # The float32 originals of 16-bit weights, from which these are made anew.
+        owned += [(masks.get(k), value) for k, value in state.get("master_weights", {}).items()]
+        for mask, value in owned:
             if mask is not None and list(value.shape) == list(mask.shape):
                 masking.zero_masked(value, mask)
 
@@ -323,6 +343,8 @@ class UnstructuredPruner:
     def set_state_dict(self, state: dict) -> None:
         """Takes a `state_dict()`, whose masks may also be numpy arrays, and applies its masks.
 
+        Its threshold and ratio replace those that were given.
+
         Raises:
             ValueError: the masks are not those of this model.
         """
@@ -331,12 +353,14 @@ class UnstructuredPruner:
         if given != wanted:
             names = sorted(n for n in {*given, *wanted} if given.get(n) != wanted.get(n))
             raise ValueError(f"these masks do not fit the model: {', '.join(names)}")
+        values = {key: state[key] for key in ("threshold", "thresholds", "ratio", "iteration")}
+        static = state["static"]
         for name, mask in self.masks.items():
             given = paddle.to_tensor(np.asarray(state["masks"][name]), place=mask.place)
             paddle.assign(given.astype("bool"), output=mask)
-        self._static = state["static"]
-        for key in ("threshold", "thresholds", "ratio", "iteration"):
-            setattr(self, key, state[key])
+        self._static = static
+        for key, value in values.items():
+            setattr(self, key, value)
         self.update_params()
 
     def __str__(self) -> str:

@@ -218,11 +218,12 @@ def test_ratio_one_prunes_infinity_too():
 
 # Ratio mode: large weights, where the k-th magnitude is found from a sample.
 
-N = 3 * 65536 + 7  # three times the sample
+N = 3 * 65536 + 7
+STRIDE = masking._sample_stride(N)
 RATIOS = [1 / N, 0.0005, 0.3, 0.55, 0.9, 0.9995, 1 - 1 / N]
 
 
-def _layouts() -> dict[str, np.ndarray]:
+def _layouts(stride=STRIDE) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(N).astype("float32")
     index = np.arange(N)
@@ -234,10 +235,13 @@ def _layouts() -> dict[str, np.ndarray]:
         "two_valued": np.where(rng.random(N) < 0.4, -0.25, 0.5).astype("float32"),
         "all_equal": np.full(N, -0.125, "float32"),
         "sixty_percent_zeros": normal * (rng.random(N) < 0.4),
-        "stride_sees_only_zeros": np.where(index % 3 == 0, 0, normal),
-        "stride_sees_only_the_largest": np.where(index % 3 == 0, 100 + normal, normal),
-        "stride_sees_two_extremes": np.where(index % 3 == 0, np.where(index % 2, 0, 9), normal),
+        "stride_sees_only_zeros": np.where(index % stride == 0, 0, normal),
+        "stride_sees_only_the_largest": np.where(index % stride == 0, 100 + normal, normal),
+        "stride_sees_two_extremes": np.where(
+            index % stride == 0, np.where(index % 2, 0, 9), normal
+        ),
         "small_integers": np.round(3 * normal),
+        "nearly_half_nan": np.where(rng.random(N) < 0.45, np.nan, normal),
         "some_nan_and_inf": np.where(rng.random(N) < 0.01, np.nan, np.where(normal > 3, np.inf, 1)),
     }
 
@@ -300,7 +304,7 @@ def test_a_bracket_that_misses_is_widened(monkeypatch, layout, passes):
         strides.append(stride)
         return magnitudes(weight, stride)
 
-    net = net_of(_layouts()[layout].reshape(1, -1))
+    net = net_of(_layouts(3)[layout].reshape(1, -1))
     pruner = UnstructuredPruner(net, "ratio", ratio=0.9)
     monkeypatch.setattr(masking, "_magnitudes", counted)
     pruner.update_threshold()
@@ -957,14 +961,15 @@ def _device_arrays() -> dict[str, list[np.ndarray]]:
         "ties": [np.float64([[2, -2, 1, 0]]), np.float64([[2, 5], [-2, 0]])],
         "nan_and_inf": [np.array([[math.nan, 1, math.inf, 2, 3, -math.inf, math.nan, 0]])],
         "normal": [large["normal"].reshape(1, -1)],
-        "misses": [large["stride_sees_only_zeros"][:150_000].reshape(1, -1), np.ones((1, 46_615))],
+        "nearly_half_nan": [large["nearly_half_nan"].reshape(1, -1)],
+        "misses": [large["stride_sees_only_zeros"].reshape(1, -1)],
     }
 
 
 @pytest.mark.usefixtures("device_path")
 @pytest.mark.parametrize("name", list(_device_arrays()))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_ratio_masks_on_the_device_path(name, dtype):
+def test_ratio_masks_on_the_device_path(name, dtype, brackets):
     arrays = [a.astype(dtype) for a in _device_arrays()[name]]
     for ratio in (0, 0.25, 0.5, 0.9):
         net = net_of(*arrays, dtype=dtype)
@@ -977,6 +982,8 @@ def test_ratio_masks_on_the_device_path(name, dtype):
             np.testing.assert_array_equal(weight.numpy(), np.where(keep, before, 0))
             assert str(weight.dtype).endswith(dtype)
             assert not weight.stop_gradient
+    if "nan" not in name:  # NaN and infinity are beyond every bracket
+        assert all(brackets) == (name != "misses")
 
 
 @pytest.fixture
@@ -1130,3 +1137,50 @@ def test_a_custom_threshold_may_be_any_kind_of_number(threshold):
             self.threshold = paddle.to_tensor(0.7) if threshold == "tensor" else threshold
 
     assert masks_of(stepped(net_of([[0.7, 0.6]]), "ratio", Fixed)) == [[[1, 0]]]
+
+
+def test_float64_and_shorter_weights_cannot_share_a_threshold():
+    net = net_of([[1.0]])
+    net.add_parameter("w1", net_of([[1 + 1e-12, 2]], dtype="float64").w0)
+    with pytest.raises(ValueError, match="cannot share a threshold"):
+        UnstructuredPruner(net, "ratio")
+    for options in ({"distribution": "uniform"}, {"sparse_block": [1, 2]}):
+        UnstructuredPruner(net, "ratio", **options).step()
+    UnstructuredPruner(net, "threshold").step()
+
+
+def test_blocks_of_nan_are_kept_where_blocks_differ_in_size():
+    net = net_of([[1, 1, math.nan, math.nan, math.nan]])
+    pruner = stepped(net, "ratio", ratio=0.8, sparse_block=[1, 2])
+    assert masks_of(pruner) == [[[0, 0, 1, 1, 1]]]
+
+
+@pytest.mark.parametrize("block", [[4096, 1], [1, 4096], [4096, 4096]])
+def test_a_block_beyond_the_weight_is_the_weight(block, monkeypatch):
+    monkeypatch.setattr(masking, "_on_cpu", lambda *tensors: False)
+    blocks = masking.Blocks(paddle.ones([3, 2, 2]), *block)
+    assert (blocks.rows, blocks.columns) == (min(block[0], 3), min(block[1], 4))
+    net = net_of(np.ones((3, 4)), np.full((2, 5), 2.0))
+    pruner = stepped(net, "ratio", ratio=0.55, sparse_block=[4096, 4096])
+    assert [mask.any() for mask in map(np.array, masks_of(pruner))] == [False, True]
+
+
+def test_float32_originals_of_16_bit_weights_are_pruned_with_the_optimizers_state():
+    net = net_of([[1, 2, 3, 4]], dtype="bfloat16")
+    originals = paddle.to_tensor([[1.0, 2, 3, 4]])
+
+    class Optimizer:
+        def state_dict(self):
+            return {"master_weights": {net.w0.name: originals}}
+
+    UnstructuredPruner(net, "ratio", ratio=0.5, optimizer=Optimizer()).step()
+    assert originals.tolist() == [[0, 0, 3, 4]]
+
+
+def test_a_state_that_lacks_something_changes_nothing():
+    pruner = stepped(net_of([[1, 2]]), "ratio", ratio=0.5)
+    state = UnstructuredPruner(net_of([[1, 2]]), "ratio").state_dict()
+    del state["iteration"]
+    with pytest.raises(KeyError):
+        pruner.set_state_dict(state)
+    assert masks_of(pruner) == [[[0, 1]]]
