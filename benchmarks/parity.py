@@ -726,3 +726,54 @@ def test_gmp_resumed_without_a_tuning_phase_is_late_there_and_at_its_target_here
         ratios.append((theirs.ratio, mine.ratio))
     third = 0.15 + 0.6 * (1 - 0.25**3)  # the last of the four pieces
     assert ratios == [(pytest.approx(third), 0.75)] * 5 + [(0.75, 0.75)]
+
+
+def test_static_masks_are_made_anew_by_a_step_there_and_kept_here():
+    theirs, mine = (
+        slim(p, hundred(), "threshold", threshold=0.5)
+        for p in (paddleslim.UnstructuredPruner, ours.UnstructuredPruner)
+    )
+    for pruner in (theirs, mine):
+        weight = pruner.model[0].weight
+        weight.set_value(np.where(np.arange(100) < 10, 0, weight.numpy().ravel()).reshape([10, 10]))
+        pruner.set_static_masks()
+    small = np.count_nonzero(np.abs(mine.model[0].weight.numpy()) < 0.5)
+    theirs_step(theirs)
+    mine.step()
+    zeros = [100 - int(masks_of(p, ["0.weight"])["0.weight"].sum()) for p in (theirs, mine)]
+    assert zeros == [small, 10]
+    assert small > 10
+
+
+def test_a_strategys_mask_parameters_is_left_out_of_update_params_there_and_used_here():
+    theirs, mine = (
+        slim(with_strategy(HalvesMasked)[i], hundred(), "threshold", threshold=50) for i in (0, 1)
+    )
+    for pruner in (theirs, mine):
+        theirs_step(pruner)
+        pruner.update_params()
+    assert np.count_nonzero(theirs.model[0].weight.numpy()[0] == 0) == 10
+    assert np.count_nonzero(mine.model[0].weight.numpy()[0] == 0) <= 1
+
+
+def test_total_sparse_conv1x1_without_any_fails_there_and_is_0_here():
+    with pytest.raises(ZeroDivisionError):
+        paddleslim.UnstructuredPruner.total_sparse_conv1x1(hundred())
+    assert ours.UnstructuredPruner.total_sparse_conv1x1(hundred()) == 0
+
+
+def test_ten_iterations_a_piece_or_fewer_are_refused_by_gmp_there_and_taken_here():
+    configs = gmp_configs(0, 20, 10, 5)
+    with pytest.raises(AssertionError):
+        slim(paddleslim.GMPUnstructuredPruner, network(), ratio=0.75, configs=configs)
+    mine = ours.GMPUnstructuredPruner(network(), ratio=0.75, configs=configs)
+    assert mine.ratio_at(20) == 0.75
+
+
+def test_summarize_weights_counts_biases_there_and_only_what_can_be_pruned_here():
+    a, b = twins(lambda: nn.Sequential(nn.Linear(10, 10)))
+    theirs = slim(paddleslim.UnstructuredPruner, a, "threshold")
+    mine = ours.UnstructuredPruner(b, "threshold")
+    ordered = np.sort(np.abs(a[0].weight.numpy()), axis=None)
+    assert theirs.summarize_weights(a, 0.3) == ordered[33 - 1 - 10]  # after ten biases of 0
+    assert mine.summarize_weights(b, 0.3) == ordered[30]

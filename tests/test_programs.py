@@ -467,13 +467,16 @@ def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--pruning_mode", "threshold"], "--pruning_strategy gmp needs --pruning_mode ratio"),
+        (["--pruning_mode", "threshold", "--ratio", "0.55"], "--pruning_strategy gmp needs"),
         (["--num_epochs", "3"], "--stable_epochs 1 and --pruning_epochs 2 leave none of"),
         (["--initial_ratio", "0.9"], "initial_ratio must be in [0, ratio=0.75], got 0.9"),
         (["--pruning_steps", "5"], "pruning_steps must be at most pruning_iterations=4"),
         (["--distribution", "poly"], "must be global, uniform, erk or like"),
         (["--distribution", "conv=1=2"], "or like 'conv*=0.6,fc=0.9', got 'conv=1=2'"),
-        (["--distribution", "nothing=0.5"], "no prunable parameter matches 'nothing'"),
+        (
+            ["--distribution", "nothing=0.5", "--ratio", "0.55"],
+            "no prunable parameter matches 'nothing'",
+        ),
         (["--distribution", "erk", "--local_sparsity", "1"], "give one of the two"),
         (["--sparse_block", "0", "1"], "argument --sparse_block: must be a whole number >= 1"),
     ],
