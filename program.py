@@ -173,8 +173,13 @@ class Loader:
             collate_fn=_collate,
             worker_init_fn=_end_with_parent,
         )
+        batches = iter(reader)
+        if hasattr(signal, "SIGCHLD"):
+            # Paddle's handler raises wherever the program is, also within a step, when a process
+            # dies. Without it that is seen at the next batch, within seconds.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            for batch in reader:
+            for batch in batches:
                 if len(batch) == 1:
                     raise ValueError(bytes(batch[0].numpy()).decode())
                 yield batch

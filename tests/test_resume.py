@@ -1,12 +1,12 @@
 """Runs that are stopped, killed or fed damaged checkpoints, and go on."""
 
+import contextlib
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -215,19 +215,53 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
     assert_same_end(whole, stopped)
 
 
+def started(folder, *options) -> subprocess.Popen:
+    """A training in a process group of its own, once it has printed the line of two steps."""
+    run = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", "--data", "digits", "--scale", "0.25", *options,
+         "--use_gpu", "false", "--log_period", "1", "--model_path", folder],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    for _ in range(2):
+        run.stdout.readline()
+    return run
+
+
+def ended(run: subprocess.Popen) -> tuple[int, str]:
+    """Its status and the last line of its stderr, within a minute."""
+    try:
+        errors = run.communicate(timeout=60)[1].splitlines()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    return run.returncode, errors[-1] if errors else ""
+
+
 def test_a_second_signal_ends_at_once(tmp_path):
-    options = ["--data", "digits", "--scale", "0.25", "--batch_size", "1000", "--log_period", "1",
-               "--num_workers", "0", "--use_gpu", "false", "--model_path", tmp_path]  # fmt: skip
-    run = subprocess.Popen([sys.executable, ROOT / "train.py", *options], stdout=subprocess.PIPE)
-    run.stdout.readline()  # a step takes seconds
+    run = started(tmp_path, "--batch_size", "800", "--num_workers", "0")  # a step takes seconds
     run.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     run.send_signal(signal.SIGTERM)
-    killer = threading.Timer(30, run.kill)
-    killer.start()
-    assert run.wait() == -signal.SIGTERM
-    killer.cancel()
-    run.stdout.close()
+    assert ended(run)[0] == -signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_to_the_whole_group_is_one_to_the_readers_too(tmp_path):
+    run = started(tmp_path, "--batch_size", "64", "--num_workers", "2")
+    os.killpg(run.pid, signal.SIGTERM)
+    status, line = ended(run)
+    assert status == 143
+    assert line.startswith("train.py: error: stopped by SIGTERM after step ")
+    assert checkpoint.find_latest(tmp_path) is not None
+
+
+def test_a_reading_process_that_is_killed_ends_the_run(tmp_path):
+    run = started(tmp_path, "--batch_size", "64", "--num_workers", "2")
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    status, line = ended(run)
+    assert status == 2
+    assert "a process that reads data died" in line
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
