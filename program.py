@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import sys
+import time
 import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
@@ -100,9 +101,15 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame) -> None:
-        self.received = number
-        for number in self.NUMBERS:
-            signal.signal(number, signal.SIG_DFL)
+        now, first = time.monotonic(), not self.received
+        if first:
+            self.received, self._since = number, now
+        # Paddle's launcher repeats its SIGTERM to a rank after 0.2 and 0.4 s: no second one yet.
+        if dist.get_world_size() == 1 or now > self._since + 1:
+            for each in self.NUMBERS:
+                signal.signal(each, signal.SIG_DFL)
+            if not first:
+                signal.raise_signal(number)
 
     def agreed(self) -> int:
         """The signal on which all ranks stop now, 0 for none; to be asked once a step by all.
