@@ -86,7 +86,7 @@ def save(run, state: dict) -> None:
         raise OSError(
             f"could not save {folder}: {error.strerror or error}; saved before: {there}"
         ) from None
-    _link_all(folder, model_path)
+    link_all(folder, model_path)
     _sync(model_path)
     if run.args.keep is not None:
         for old in list(_saved(model_path).values())[: -run.args.keep]:
@@ -150,6 +150,11 @@ def _state_checksum(state: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def reported(model_path) -> list[int]:
+    """The epochs that metrics.jsonl has lines of."""
+    return [record["epoch"] for record in _metrics(model_path)]
+
+
 def best_top1(model_path) -> float:
     """The top-1 of model-best.pdparams, from metrics.jsonl; -1 where there is none."""
     there = any((Path(model_path) / name).exists() for name in (BEST, SAFETENSORS[BEST]))
@@ -199,7 +204,7 @@ def set_aside(model_path, resumed: dict | None, again: bool = False) -> None:
             elif path.exists():  # a copy, or the user's own
                 path.rename(aside / path.name)
         if stay:
-            _link_all(stay[-1], model_path)
+            link_all(stay[-1], model_path)
     print(f"moved what an earlier run left in {model_path} to {aside}")
 
 
@@ -448,7 +453,8 @@ def _listed(saved: dict) -> str:
     return ", ".join(path.name for path in saved.values())
 
 
-def _link_all(folder: Path, model_path: Path) -> None:
+def link_all(folder: Path, model_path: Path) -> None:
+    """The familiar names under --model_path mean this checkpoint."""
     for name in LINKED:
         if (folder / name).exists():
             _link(folder / name, model_path / name)

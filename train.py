@@ -94,6 +94,8 @@ def set_up(args) -> Run | None:
     folder = checkpoint_to_resume(args)
     resumed = checkpoint.read_state(folder) if folder else None
     if resumed and args.resume_epoch == "latest" and is_complete(args, resumed):
+        if dist.get_rank() == 0:
+            checkpoint.link_all(folder, Path(args.model_path))  # a kill may have prevented it
         print(f"{folder} is the end of this training: nothing is left to do")
         return None
     # What has to be downloaded comes after what can be checked here.
@@ -128,6 +130,8 @@ def set_up(args) -> Run | None:
         same_run = folder and folder.resolve().parent == Path(args.model_path).resolve()
         again = args.resume_epoch == "latest" and not args.force
         checkpoint.set_aside(args.model_path, resumed if same_run else None, again)
+        if same_run:
+            checkpoint.link_all(folder, Path(args.model_path))
     return run
 
 
@@ -154,6 +158,7 @@ def go_on_from(run: Run, saved: dict, folder: Path) -> None:
 
 def is_complete(args, saved: dict) -> bool:
     reached = args.max_steps is not None and saved["step"] >= args.max_steps
+    reached = reached and saved["epoch"] in checkpoint.reported(args.model_path)
     return reached or (saved["finished"] and saved["epoch"] + 1 >= args.num_epochs)
 
 
@@ -234,7 +239,7 @@ def train_epoch(run: Run) -> None:
     run.finite = paddle.full([], done, "int64")
     reading, main_rank = 0.0, dist.get_rank() == 0
     bar = tqdm(
-        loader if done < len(loader) else [],
+        loader if done < len(loader) and run.step != args.max_steps else [],
         desc=f"epoch {run.epoch}",
         total=len(loader),
         initial=done,

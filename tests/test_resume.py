@@ -301,3 +301,39 @@ def test_one_unfinished_save_of_a_killed_run_is_no_checkpoint(small, tmp_path):
     train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
     assert not left.exists()
     json.loads((tmp_path / STATE).read_text())
+
+
+class Killed(BaseException):
+    """In place of a kill -9: nothing of the program runs after it."""
+
+
+def killed(*args):
+    raise Killed
+
+
+@pytest.mark.parametrize("moment", ["evaluate", "link_all", "report"])
+@pytest.mark.parametrize("cut", [[], ["--max_steps", "3"]])
+def test_a_kill_at_the_very_end(moment, cut, small, tmp_path, monkeypatch):
+    common = [*small, "--num_epochs", "2", "--model_period", "1", "--save_steps", "3", *cut]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.main([*common, "--model_path", str(whole)])
+    module, calls = (
+        {"evaluate": classification, "link_all": checkpoint, "report": train}[moment],
+        [],
+    )
+    original = getattr(module, moment)
+    last = {"evaluate": 1, "link_all": 2 if cut else 3, "report": 2}[moment]
+
+    def at_last(*args):
+        calls.append(args)
+        return original(*args) if len(calls) < last else killed()
+
+    monkeypatch.setattr(module, moment, at_last)
+    with pytest.raises(Killed):
+        train.main([*common, "--model_path", str(parts)])
+    monkeypatch.undo()
+    train.main([*common, "--model_path", str(parts), "--resume_epoch", "latest"])
+    assert_same_end(whole, parts)
+    assert os.readlink(whole / STATE) == os.readlink(parts / STATE)
+    train.main([*common, "--model_path", str(parts), "--resume_epoch", "latest"])
+    assert_same_end(whole, parts)

@@ -1,0 +1,248 @@
+"""Does a training that is killed again and again end bit for bit where an undisturbed one does?
+
+    python benchmarks/soak.py --kills 30 [--work_dir DIR]         # Linux, no GPU, some 10 minutes
+
+Two trainings on scikit-learn's digits, one process and two ranks under Paddle's launcher, run once
+undisturbed and once with SIGKILLs, each followed by the same command with --resume_epoch latest.
+Under the launcher one of the ranks is killed, in turns, and the launcher then has to end by itself,
+with an error and without leaving a rank. A third of the kills come while a save is under way, the
+others at random moments, from the imports on. After each kill all checkpoints have to be whole.
+
+Status 0: in the end weights, optimizer, masks and metrics are equal. Status 1: a line says what is
+not, and DIR keeps all checkpoints and logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import checkpoint
+from program import number, one_line_errors
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = ["--data", "digits", "--scale", "0.25", "--use_gpu", "false", "--num_workers", "0"]
+OPTIONS += ["--model_period", "1", "--save_steps", "4", "--keep", "3", "--test_period", "2"]
+OPTIONS += ["--resume_epoch", "latest"]
+BATCH = 32  # of all ranks: 44 steps an epoch
+MARK = "PRUNING_SOAK"  # with our process id in the environment of all processes started here
+
+
+def environment(pid: int) -> dict[str, str]:
+    """Of a process; empty where it has ended or is another user's."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(entry.partition("=")[::2] for entry in entries if entry)
+
+
+def processes() -> dict[str, int]:
+    """Those started here that are alive, by rank; '' is the launcher, or a lone training."""
+    pids = sorted((int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()), reverse=True)
+    found = {pid: environment(pid) for pid in pids}  # the first of a rank last: train.py itself
+    ours = {pid: env for pid, env in found.items() if env.get(MARK) == str(os.getpid())}
+    return {env.get("PADDLE_TRAINER_ID", ""): pid for pid, env in ours.items()}
+
+
+def kill_all() -> None:
+    """Ranks are in sessions of their own, so that no single group has them all."""
+    while there := processes():
+        for _, pid in sorted(there.items()):  # the launcher first
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def wait(process: subprocess.Popen, event=lambda: False, pause=0.05, seconds=600) -> bool:
+    """True as soon as the event is there, False where the process ends before."""
+    end = time.monotonic() + seconds
+    while not event():
+        if process.poll() is not None:
+            return False
+        if time.monotonic() > end:
+            sys.exit(f"soak.py: still running after {seconds} s: {' '.join(process.args)}")
+        time.sleep(pause)
+    return True
+
+
+def difference(one: Path, other: Path) -> str:
+    """What differs between the ends of two trainings; '' where they are equal bit for bit."""
+    a, b = checkpoint.find_latest(one), checkpoint.find_latest(other)
+    if a is None or b is None or a.name != b.name:
+        return f"the newest checkpoints: {a} and {b}"
+    for folder, latest in ((one, a), (other, b)):
+        if (link := folder / checkpoint.STATE).resolve().parent != latest.resolve():
+            return f"a link: {link} is not that of {latest.name}"
+    parts = {
+        "weights": lambda folder, latest: checkpoint._read(checkpoint.find_weights(latest)),
+        "best weights": lambda folder, latest: checkpoint._read(folder / checkpoint.BEST),
+        "optimizer": lambda folder, latest: checkpoint._read(latest / checkpoint.OPTIMIZER),
+        "masks": lambda folder, latest: dict(np.load(latest / checkpoint.MASKS)),
+        "metrics": lambda folder, latest: dict(enumerate(untimed(checkpoint._metrics(folder)))),
+    }
+    for part, read in parts.items():
+        here, there = read(one, a), read(other, b)
+        if here.keys() != there.keys():
+            return f"{part}: the names {sorted(here.keys() ^ there.keys())}"
+        for name in here:
+            if bits(here[name]) != bits(there[name]):
+                return f"{part}: {name}"
+    return ""
+
+
+def bits(value) -> tuple | str:
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return repr(value)
+
+
+def untimed(records: list[dict]) -> list[dict]:
+    return [{k: r[k] for k in r if k not in ("seconds", "images_per_sec")} for r in records]
+
+
+class Training:
+    """One command that is run undisturbed, and then killed and started again."""
+
+    def __init__(self, name: str, ranks: int, epochs: int, folder: Path):
+        self.name, self.ranks = name, [str(rank) for rank in range(ranks)] if ranks > 1 else [""]
+        self.reference, self.killed, self.log = (
+            folder / what for what in ("reference", "killed", "log.txt")
+        )
+        self.kills = self.kills_while_saving = 0
+        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks)]
+        launch += ["--max_restart", "0", "--log_dir", str(folder / "launcher")]
+        self.command = [sys.executable, *(launch if ranks > 1 else []), str(ROOT / "train.py")]
+        self.command += [*OPTIONS, "--batch_size", str(BATCH // ranks), "--num_epochs", str(epochs)]
+        folder.mkdir()
+
+    def start(self, model_path: Path) -> subprocess.Popen:
+        with open(self.log, "a") as log:
+            return subprocess.Popen(
+                [*self.command, "--model_path", str(model_path)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, MARK: str(os.getpid())},
+                start_new_session=True,
+            )
+
+    def finish(self, process: subprocess.Popen) -> None:
+        wait(process)
+        if process.returncode:
+            sys.exit(f"soak.py: {self.name}: status {process.returncode}, see {self.log}")
+
+    def compare(self) -> None:
+        if different := difference(self.reference, self.killed):
+            sys.exit(f"soak.py: {self.name}: after {self.kills} kills they differ in {different}")
+
+    def kill(self, rank: str, saving: bool, rng: np.random.Generator) -> bool:
+        """Starts it and kills it; False where it ended before."""
+        pids: dict[str, int] = {}
+        before, met = set(checkpoint._saved(self.killed)), set()
+        let_pass = rng.integers(4)  # saves, so that the training gets on
+        start, process = time.time(), self.start(self.killed)
+
+        def all_ranks() -> bool:
+            pids.update(processes())
+            return all(rank in pids for rank in self.ranks)
+
+        def saved_enough() -> bool:
+            met.update(checkpoint._saved(self.killed))
+            return len(met - before) >= let_pass
+
+        def save_under_way() -> bool:  # the hidden folder that an earlier kill left is older
+            try:
+                return any(p.stat().st_mtime > start for p in self.killed.glob(".epoch-*.part"))
+            except OSError:  # it is gone
+                return False
+
+        alive = wait(process, all_ranks, 0.01) and wait(process, saved_enough, 0.005)
+        if not saving:
+            time.sleep(rng.uniform(0, 3))
+        elif alive:
+            alive = wait(process, save_under_way, 0.0005)
+        if not alive or not all(environment(pids[rank]) for rank in self.ranks):
+            self.finish(process)
+            return False
+        os.kill(pids[rank], signal.SIGKILL)
+        wait(process, seconds=60)
+        if process.returncode == 0 or (left := processes()):
+            why = f"it left the ranks {sorted(left)}" if process.returncode else "its status is 0"
+            sys.exit(f"soak.py: {self.name}: rank {rank} was killed, but {why}, see {self.log}")
+        self.kills += 1
+        self.kills_while_saving += saving
+        return True
+
+    def reached(self) -> str:
+        states = [checkpoint.verify(path) for path in checkpoint._saved(self.killed).values()]
+        return f"newest checkpoint at step {states[-1]['step']}" if states else "no checkpoint yet"
+
+
+def soak(trainings: list[Training], kills: int) -> None:
+    for training in trainings:
+        started = time.perf_counter()
+        training.finish(training.start(training.reference))
+        seconds = time.perf_counter() - started
+        print(f"{training.name}: undisturbed in {seconds:.0f} s", file=sys.stderr)
+    rng = np.random.default_rng(0)
+    for i in range(kills):
+        training, saving = trainings[i % 2], i % 3 == 2
+        rank = training.ranks[i // 2 % len(training.ranks)]
+        while not training.kill(rank, saving, rng):  # it was faster: compared, and begun anew
+            training.compare()
+            shutil.rmtree(training.killed)
+        who = f"{training.name}, rank {rank}" if rank else training.name
+        moment = "while saving" if saving else "random"
+        print(f"kill {i + 1}: {who}, {moment}, {training.reached()}", file=sys.stderr)
+    for training in trainings:
+        training.finish(training.start(training.killed))
+        training.compare()
+        print(
+            f"{training.name}: {training.kills} kills, {training.kills_while_saving} while saving: "
+            "weights, optimizer, masks and metrics are equal bit for bit"
+        )
+
+
+@one_line_errors
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--kills", type=number(int, 2), default=30, help="of both (default: %(default)s)")
+    add("--epochs", type=number(int, 1), default=4, help="of each training (default: %(default)s)")
+    add("--work_dir", type=Path, metavar="DIR", help="new or empty (default: a temporary one)")
+    args = parser.parse_args(argv)
+    if sys.platform != "linux":
+        raise NotImplementedError("processes are found by Linux's /proc")
+    folder = (args.work_dir or Path(tempfile.mkdtemp(prefix="soak-"))).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"--work_dir {folder} is not empty")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    trainings = [
+        Training("one process", 1, args.epochs, folder / "one"),
+        Training("two ranks", 2, args.epochs, folder / "two"),
+    ]
+    try:
+        soak(trainings, args.kills)
+    finally:
+        kill_all()
+    if not args.work_dir:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
