@@ -8,7 +8,6 @@ import functools
 import os
 import signal
 import sys
-import time
 import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
@@ -84,7 +83,10 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """SIGINT and SIGTERM while it is entered: noted; a second one ends the program at once."""
+    """SIGINT and SIGTERM while it is entered: noted; a second one ends the program at once.
+
+    (Not a rank of Paddle's launcher, which sends three, 0.2 s apart, and kills after 30 s.)
+    """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -101,15 +103,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame) -> None:
-        now, first = time.monotonic(), not self.received
-        if first:
-            self.received, self._since = number, now
-        # Paddle's launcher repeats its SIGTERM to a rank after 0.2 and 0.4 s: no second one yet.
-        if dist.get_world_size() == 1 or now > self._since + 1:
+        self.received = number
+        if "PADDLE_TRAINER_ID" not in os.environ:  # Paddle's launcher repeats it, and then kills
             for each in self.NUMBERS:
                 signal.signal(each, signal.SIG_DFL)
-            if not first:
-                signal.raise_signal(number)
 
     def agreed(self) -> int:
         """The signal on which all ranks stop now, 0 for none; to be asked once a step by all.

@@ -93,6 +93,7 @@ def set_up(args) -> Run | None:
     """None: there is nothing left to do."""
     folder = checkpoint_to_resume(args)
     resumed = checkpoint.read_state(folder) if folder else None
+    check_same_step(resumed)
     if resumed and args.resume_epoch == "latest" and is_complete(args, resumed):
         if dist.get_rank() == 0:
             checkpoint.link_all(folder, Path(args.model_path))  # a kill may have prevented it
@@ -123,7 +124,6 @@ def set_up(args) -> Run | None:
     elif args.static_masks:
         pruner.set_static_masks()
     if dist.get_world_size() > 1:
-        check_same_step(run)
         run.network = paddle.DataParallel(model)
         dist.barrier()  # every rank has read what the first may move now
     if dist.get_rank() == 0:
@@ -162,8 +162,8 @@ def is_complete(args, saved: dict) -> bool:
     return reached or (saved["finished"] and saved["epoch"] + 1 >= args.num_epochs)
 
 
-def check_same_step(run: Run) -> None:
-    steps = across_ranks(run.step)
+def check_same_step(resumed: dict | None) -> None:
+    steps = across_ranks(resumed["step"] if resumed else 0)
     if len(set(steps)) > 1:
         raise ValueError(
             f"the ranks would go on from steps {steps}: the checkpoints have to be in a folder "
@@ -273,6 +273,8 @@ def train_epoch(run: Run) -> None:
             if main_rank:
                 checkpoint.save(run, state)
         if stopping:
+            if dist.get_world_size() > 1:
+                dist.barrier()  # once a rank has left, the launcher ends the one that saves
             raise stopped(run, stopping)
         if run.step == args.max_steps:
             break
@@ -314,7 +316,7 @@ def check_finite(run: Run) -> None:
 
 def check_same_masks(run: Run) -> None:
     """All ranks find the same masks from the same weights; if not, they train different models."""
-    if dist.get_world_size() == 1 or run.pruner is None:
+    if run.pruner is None:
         return
     digest = hashlib.sha256()
     for mask in run.pruner.masks.values():
@@ -326,6 +328,8 @@ def check_same_masks(run: Run) -> None:
 
 def across_ranks(number: int) -> list[int]:
     """The number of every rank."""
+    if dist.get_world_size() == 1:
+        return [number]
     numbers = []
     dist.all_gather(numbers, paddle.to_tensor([number], dtype="int64"))
     return [int(n[0]) for n in numbers]
