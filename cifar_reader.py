@@ -29,7 +29,11 @@ import safe_pickle
 
 MAX_MEMBER = 64 << 20  # bytes; a batch of CIFAR-10 has 31 million
 MAX_ARCHIVE = 256 << 20  # bytes unpacked; all of CIFAR-10 has 186 million
-DAMAGE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, struct.error)
+MAX_HEADER = 1 << 20  # bytes between two members: long names and the like, of which it has none
+MAX_MEMBERS = 1000  # it has 9; tarfile keeps them all
+MAX_IMAGES, MAX_LABELS = 64 << 20, 128 << 10  # bytes; Fashion-MNIST's have 47 million and 60,008
+DAMAGE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, struct.error,
+          RecursionError)  # fmt: skip
 
 
 class _SmallImages(paddle.io.Dataset):
@@ -115,6 +119,9 @@ class FashionMNIST(_SmallImages):
 
     @staticmethod
     def _read(paths, mode):
+        for path, limit in zip(paths, (MAX_IMAGES, MAX_LABELS)):  # Paddle reads whatever there is
+            with gzip.open(path) as file:
+                _read_to_end(_Bounded(file, limit))
         read = mnist.FashionMNIST(*paths, backend="cv2")
         labels = np.concatenate(read.labels)
         images = np.stack(read.images).reshape(len(labels), 28, 28)
@@ -161,6 +168,8 @@ def _fetch(folder, url: str, md5: str) -> str:
     """The path in `folder` of the file that `url` ends with; downloaded if there is none."""
     path = os.path.join(folder, os.path.basename(url))
     if os.path.exists(path):  # Paddle's downloader replaces a file whose MD5 is another
+        if not os.path.isfile(path):  # to open a pipe would wait for ever
+            raise ValueError(f"{path} is not a file")
         return path
     try:
         if not getproxies():  # Paddle would wait for an answer for ever
@@ -178,15 +187,21 @@ def _read_archive(path: str, names: list[str]) -> list[tuple[np.ndarray, list[in
     """The batches of these names. Nothing is written to disk, whatever else the archive holds."""
     batches = {}
     with gzip.open(path) as file:
-        unpacked = _Bounded(file)
+        unpacked = _Bounded(file, MAX_ARCHIVE)
+        unpacked.stop = MAX_HEADER
         with tarfile.open(fileobj=unpacked, mode="r|") as archive:
-            for member in archive:
+            for count, member in enumerate(archive, 1):
+                if count > MAX_MEMBERS:
+                    raise ValueError(f"it has more than {MAX_MEMBERS} members")
                 if member.name in names and member.isreg():
                     if member.size > MAX_MEMBER:
                         raise ValueError(f"{member.name} has {member.size:,} bytes")
+                    if member.name in batches:
+                        raise ValueError(f"it has {member.name} twice")
                     batches[member.name] = _read_batch(archive.extractfile(member).read())
-        while unpacked.read(1 << 20):  # to the end, where gzip compares its checksum
-            pass
+                unpacked.stop = archive.offset + MAX_HEADER  # offset: where the next one begins
+        unpacked.stop = MAX_ARCHIVE
+        _read_to_end(unpacked)
     for name in names:
         if name not in batches:
             raise ValueError(f"it has no {name}")
@@ -196,15 +211,23 @@ def _read_archive(path: str, names: list[str]) -> list[tuple[np.ndarray, list[in
 class _Bounded:
     """A file that ends in an error rather than grow without limit while it is unpacked."""
 
-    def __init__(self, file):
-        self.file, self.left = file, MAX_ARCHIVE
+    def __init__(self, file, limit: int):
+        self.file, self.limit, self.stop, self.done = file, limit, limit, 0
 
     def read(self, size: int) -> bytes:
         data = self.file.read(size)
-        self.left -= len(data)
-        if self.left < 0:
-            raise ValueError(f"it unpacks to more than {MAX_ARCHIVE:,} bytes")
+        self.done += len(data)
+        if self.done > self.limit:
+            raise ValueError(f"it unpacks to more than {self.limit:,} bytes")
+        if self.done > self.stop:
+            raise ValueError(f"it has more than {MAX_HEADER:,} bytes between two members")
         return data
+
+
+def _read_to_end(file: _Bounded) -> None:
+    """So that gzip compares its checksum."""
+    while file.read(1 << 20):
+        pass
 
 
 def _read_batch(raw: bytes) -> tuple[np.ndarray, list[int]]:

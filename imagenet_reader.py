@@ -22,6 +22,7 @@ import io
 import math
 import os
 import re
+import stat
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import cv2
@@ -35,6 +36,9 @@ STD = np.float32([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 AREA = (0.08, 1.0)  # of a random crop, as a part of the picture's (Szegedy et al., 2014)
 RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB of RGB
+MAX_BYTES = 256 << 20  # of a picture's file
+MAX_LINE = 8192  # bytes of a list's line; a path of Linux has 4096
+MAX_SCANNED = 20 * MAX_PIXELS  # pixels by scans of a JPEG; a progressive one has about 10
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # the rest of Pillow's stay shut
 
 
@@ -83,7 +87,8 @@ class ImageNetDataset(paddle.io.Dataset):
             pixels = decode(read_file(path), fast=self.mode == "train")
         except (FileNotFoundError, ValueError) as error:
             hint = f"replace the picture or delete line {self.lines[index]} of {self.list_file}"
-            raise type(error)(f"{path}: {error}; {hint}") from None
+            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
+            raise type(error)(f"{shown}: {error}; {hint}") from None
         if self.mode == "train":
             rng = np.random.default_rng((self.seed, self.epoch, index % len(self)))
             pixels = random_flip(random_crop(pixels, self.image_size, rng), rng)
@@ -92,43 +97,72 @@ class ImageNetDataset(paddle.io.Dataset):
         return normalize(pixels), self.labels[index]
 
 
-def read_list(list_file: str, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_list(list_file: str, num_classes: int) -> tuple[Names, np.ndarray, np.ndarray]:
     """Path (bytes), label (int64) and line number of every sample, all lines checked.
 
     Arrays, as workers would come to copy a million Python objects by counting references to them;
     bytes, as a file's name may be in any encoding.
     """
     try:
-        text = read_file(list_file)
+        file = io.TextIOWrapper(open_file(list_file), "latin-1")  # gives every byte back
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{list_file}: {error}; it lists `relative/path label`") from None
     paths, labels, lines = [], [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.strip().rsplit(maxsplit=1)  # at the last blank
-        if not fields:
-            continue
-        path, label = fields if len(fields) == 2 else (fields[0], b"")
-        if not label.isdigit() or int(label) >= num_classes:
-            expected = f"`relative/path label` with a label in 0..{num_classes - 1}"
-            found = os.fsdecode(line)
-            raise ValueError(f"{list_file}, line {number}: must be {expected}, got {found!r}")
-        if os.path.isabs(path) or (b".." in path and b".." in re.split(rb"[/\\]", path)):
-            found = os.fsdecode(path)
-            raise ValueError(f"{list_file}, line {number}: {found!r} is not inside the data folder")
-        paths.append(path)
-        labels.append(int(label))
-        lines.append(number)
+    with file:
+        for number, text in enumerate(iter(lambda: file.readline(MAX_LINE), ""), 1):
+            if len(text) == MAX_LINE:
+                raise ValueError(f"{list_file}, line {number}: has {MAX_LINE} bytes or more")
+            line = text.encode("latin-1").strip()
+            fields = line.rsplit(maxsplit=1)  # at the last blank
+            if not fields:
+                continue
+            path, label = fields if len(fields) == 2 else (fields[0], b"")
+            if not label.isdigit() or len(label) > 18 or int(label) >= num_classes:
+                expected = f"`relative/path label` with a label in 0..{num_classes - 1}"
+                found = os.fsdecode(line[:200])
+                raise ValueError(f"{list_file}, line {number}: must be {expected}, got {found!r}")
+            if os.path.isabs(path) or (b".." in path and b".." in re.split(rb"[/\\]", path)):
+                found = f"{os.fsdecode(path[:200])!r} is not inside the data folder"
+                raise ValueError(f"{list_file}, line {number}: {found}")
+            paths.append(path)
+            labels.append(int(label))
+            lines.append(number)
     if not paths:
         raise ValueError(f"{list_file}: no samples; each line must be `relative/path label`")
-    return np.array(paths), np.array(labels, np.int64), np.array(lines)
+    return Names(paths), np.array(labels, np.int64), np.array(lines)
+
+
+class Names:
+    """Byte strings in one piece. (In an array each would be as long as the longest.)"""
+
+    def __init__(self, names: list[bytes]):
+        self.text = b"".join(names)
+        self.lengths = np.array([len(name) for name in names])
+        self.ends = np.cumsum(self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.text[self.ends[index] - self.lengths[index] : self.ends[index]]
+
+
+def open_file(path: str) -> io.BufferedReader:
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe, or zeros without end
+            raise FileNotFoundError("not a file")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise FileNotFoundError(getattr(error, "strerror", None) or str(error)) from None
 
 
 def read_file(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise FileNotFoundError(getattr(error, "strerror", None) or str(error)) from None
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"{size:,} bytes are too much, at most {MAX_BYTES:,} are read")
+        return file.read()
 
 
 def decode(data: bytes, fast: bool = False) -> np.ndarray:
@@ -143,6 +177,9 @@ def decode(data: bytes, fast: bool = False) -> np.ndarray:
     except ValueError:
         return decode_with_pillow(data)
     check_size(height, width)
+    scans = data.count(b"\xff\xda")
+    if height * width * scans > MAX_SCANNED:
+        raise ValueError(f"{scans} scans are too many for {width} x {height}")
     try:
         return simplejpeg.decode_jpeg(data, fastdct=fast, fastupsample=fast, strict=True)
     except ValueError as error:

@@ -54,6 +54,8 @@ def load_paddle_state(path) -> dict:
             state = load(file)
         if type(state) is not dict:
             raise ValueError("not a state dict")
+        if not all(type(key) is str for key in state):
+            raise ValueError("a name that is not a text")
         if "UnpackBigParamInfor@@" in state:
             raise ValueError("holds a tensor in slices; save it with paddle.save(..., protocol=4)")
     except ValueError as error:
