@@ -295,6 +295,14 @@ def _is_state(state) -> bool:
     kinds = {"epoch": int, "step": int, "finished": bool, "options": dict, "checksums": dict}
     if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
         return False
+    options, ranks = state["options"], state.get("ranks", 1)
+    for name, kind in {"model": str, "data": str, "batch_size": int, "num_classes": int}.items():
+        if name in options and type(options[name]) is not kind:
+            return False
+    if "scale" in options and not (type(options["scale"]) in (int, float) and options["scale"] > 0):
+        return False
+    if type(ranks) is not int or ranks < 1 or not 2 <= options.get("num_classes", 2) < 1 << 24:
+        return False
     plain_names = all(Path(name).name == name for name in state["checksums"])
     return plain_names and state["epoch"] >= 0 and state["step"] >= 0
 
@@ -346,16 +354,24 @@ def load_training(folder, run) -> None:
     load_weights(run.model, weights)
     accumulators = _read(folder / OPTIMIZER)
     scale = accumulators.pop("GradScaler", None)
+    if type(scale) not in (dict, type(None)):
+        raise ValueError(f"{folder / OPTIMIZER}: GradScaler is no dict")
     if scale and run.args.amp:
         run.scaler.load_state_dict(scale)
     shapes = {name: list(p.shape) for name, p in run.model.named_parameters()}
     for key, value in accumulators.items():
         owner = max((name for name in shapes if key.startswith(f"{name}_")), key=len, default=None)
+        if key != "LR_Scheduler" and not isinstance(value, (np.ndarray, np.generic)):
+            raise ValueError(f"{folder / OPTIMIZER}: {key} is no array")
         if owner and list(np.shape(value)) not in (shapes[owner], [1], []):
             raise ValueError(
                 f"{folder / OPTIMIZER}: {key} is {list(np.shape(value))}, not {shapes[owner]}"
             )
     steps = run.step
+    if steps and not any(
+        key.startswith(tuple(f"{name}_" for name in shapes)) for key in accumulators
+    ):
+        raise ValueError(f"{folder / OPTIMIZER} holds nothing of this model's parameters")
     run.schedule.step(steps)
     accumulators["LR_Scheduler"] = run.schedule.state_dict()
     run.opt.set_state_dict(_rename(accumulators, {v: k for k, v in _names(run.model).items()}))
@@ -376,11 +392,16 @@ def load_training(folder, run) -> None:
 def _read_masks(path: Path, like: dict) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
+    most = 4096 + max((math.prod(mask.shape) for mask in like.values()), default=0)
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.file_size > most for member in archive.infolist()):
+                raise ValueError("it claims to unpack to more")
         with np.load(path, allow_pickle=False) as packed:
             masks = {name: packed[name] for name in like}
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} does not hold this model's masks: {error}") from None
+    except Exception as error:  # zipfile and numpy raise nearly anything on a broken file
+        reason = " ".join(f"{error or type(error).__name__}".split())[:200]
+        raise ValueError(f"{path} does not hold this model's masks: {reason}") from None
     for name, mask in like.items():
         count = math.prod(mask.shape)
         if masks[name].dtype != np.uint8 or masks[name].shape != (-(-count // 8),):
@@ -396,7 +417,7 @@ def _read(path: Path) -> dict:
         if path.suffix == ".safetensors":
             return load_file(path)
         return safe_pickle.load_paddle_state(path)
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, AttributeError, KeyError) as error:  # a dtype not numpy's
         raise ValueError(f"{path}: {error}; it is damaged or no safetensors file") from None
     except ValueError as error:
         raise ValueError(f"{error}; it is damaged or no Paddle checkpoint: use another") from None

@@ -66,6 +66,7 @@ def one_line_errors(main):
             message, status = "interrupted", 130
         except Stopped as stopped:
             message, status = str(stopped), 128 + stopped.signal
+        message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
         name = os.path.basename(sys.modules[main.__module__].__file__)
         sys.stdout.flush()
         print(f"{name}: error: {message}", file=sys.stderr, flush=True)

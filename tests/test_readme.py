@@ -53,7 +53,9 @@ def trained(imagenet_dir, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", [c for c in commands("README.md") if "python " in c and "--nnodes" not in c])
+@pytest.mark.parametrize(
+    "command", [c for c in commands("README.md") if "python " in c and "--nnodes" not in c]
+)
 def test_readme_command(command, trained, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(trained)
     words = shlex.split(command.removeprefix("until ").partition(";")[0])
