@@ -33,7 +33,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as safetensors_bytes
 
 import safe_pickle
 
@@ -108,6 +109,9 @@ def save_best(run) -> None:
         _write_weights(part, run.model)
         _sync(part)
         os.replace(part, path)
+        for other in {BEST, SAFETENSORS[BEST]} - {path.name}:  # of a run in the other format
+            path.with_name(other).unlink(missing_ok=True)
+        _sync(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OSError(f"could not save {path}: {error.strerror or error}") from None
@@ -119,7 +123,8 @@ def _name(pdparams: str, format: str) -> str:
 
 def _write_weights(path: Path, model) -> None:
     if path.suffix == ".safetensors":
-        save_file({name: value.numpy() for name, value in model.state_dict().items()}, path)
+        arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+        path.write_bytes(safetensors_bytes(arrays))
     else:
         paddle.save(model.state_dict(), str(path))
 
@@ -189,13 +194,13 @@ def set_aside(model_path, resumed: dict | None, again: bool = False) -> None:
     aside = next(model_path / name for name in names if not (model_path / name).exists())
     aside.mkdir()
     if kept != records:
-        (model_path / METRICS).rename(aside / METRICS)
-        _write_metrics(model_path, kept)
         for best in (model_path / name for name in (BEST, SAFETENSORS[BEST])):
             if _best(records)["epoch"] > finished and best.exists():
                 best.rename(aside / best.name)
+        shutil.copy(model_path / METRICS, aside / METRICS)
     for folder in later:
         folder.rename(aside / folder.name)
+    _write_metrics(model_path, kept)
     stay = list(_saved(model_path).values())
     if later:
         for path in (model_path / name for name in LINKED):
@@ -454,6 +459,7 @@ def _write_metrics(model_path, records: list[dict]) -> None:
         path.unlink(missing_ok=True)
         return
     Path(f"{path}.part").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+    _sync(f"{path}.part")
     os.replace(f"{path}.part", path)
 
 

@@ -97,12 +97,19 @@ def summarize(totals: paddle.Tensor | np.ndarray) -> dict:
 def evaluate(model, loader, after_batch=lambda: None) -> dict:
     """loss, top1, top5 and samples over the loader of every rank, exact for unequal batches."""
     model.eval()
-    totals = paddle.zeros([4], "float64")
-    for images, labels in tqdm(loader, desc="evaluate", disable=None, leave=False):
-        outputs = model(images)
-        logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-        totals += counts(logits, labels, F.cross_entropy(logits, labels))
-        after_batch()
-    if dist.get_world_size() > 1:
+    totals, fault = paddle.zeros([4], "float64"), None
+    try:
+        for images, labels in tqdm(loader, desc="evaluate", disable=None, leave=False):
+            outputs = model(images)
+            logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+            totals += counts(logits, labels, F.cross_entropy(logits, labels))
+            after_batch()
+    except (ValueError, OSError) as error:
+        fault = error
+    faults = paddle.to_tensor([int(fault is not None)], dtype="int64")
+    if dist.get_world_size() > 1:  # also after a fault: the other ranks wait
+        dist.all_reduce(faults)
         dist.all_reduce(totals)
+    if int(faults[0]):
+        raise fault or ValueError("another process could not read its test data: see its log")
     return summarize(totals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import checkpoint
 import classification
@@ -154,6 +155,10 @@ def distribution(text: str) -> str | dict[str, float]:
         ) from None
 
 
+def same(one, other) -> bool:
+    return json.dumps(one) == json.dumps(other)  # of patterns the first that matches counts
+
+
 def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
     """The saved options, as on a command line, that go on otherwise under `args`."""
     idle = {"step_epochs"} if args.lr_strategy == "cosine_decay" else set()
@@ -166,4 +171,4 @@ def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
         names.append("num_epochs")
     if args.pruning_strategy == "gmp":
         names += LASTING_GMP
-    return [f"--{n} {saved[n]}" for n in names if n in saved and saved[n] != vars(args)[n]]
+    return [f"--{n} {saved[n]}" for n in names if n in saved and not same(saved[n], vars(args)[n])]

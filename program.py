@@ -214,6 +214,8 @@ def _end_with_parent(worker: int) -> None:
     """In a reading process: it ends with the training, however that ends, and not by Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python's way to end it at exit
+    if "PADDLE_TRAINER_ID" in os.environ:
+        os.setpgrp()  # the launcher sends SIGTERM to a rank's group, which still needs data then
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

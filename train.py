@@ -158,7 +158,8 @@ def go_on_from(run: Run, saved: dict, folder: Path) -> None:
 
 def is_complete(args, saved: dict) -> bool:
     reached = args.max_steps is not None and saved["step"] >= args.max_steps
-    reached = reached and saved["epoch"] in checkpoint.reported(args.model_path)
+    if reached and saved["step"] == args.max_steps and not saved["finished"]:
+        reached = saved["epoch"] in checkpoint.reported(args.model_path)  # else: killed before
     return reached or (saved["finished"] and saved["epoch"] + 1 >= args.num_epochs)
 
 
@@ -211,11 +212,15 @@ def train(run: Run) -> None:
             except (ValueError, OSError, Stopped):  # no reason to lose the training
                 if main_rank:
                     checkpoint.save(run, state)
+                if dist.get_world_size() > 1:
+                    dist.barrier()  # once a rank has left, the launcher ends the one that saves
                 raise
             record.update(top1=tested["top1"], top5=tested["top5"])
             if math.isfinite(tested["loss"]):  # JSON has no NaN
                 record["loss"] = tested["loss"]
-        comparable = record["top1"] is not None and (pruner is None or pruner.target_reached())
+        finished = run.batch == len(run.train_loader)
+        comparable = record["top1"] is not None and finished
+        comparable = comparable and (pruner is None or pruner.target_reached())
         record["best"] = comparable and record["top1"] > best_top1
         if main_rank:
             if record["best"]:
@@ -223,7 +228,6 @@ def train(run: Run) -> None:
                 checkpoint.save_best(run)
             report(args, record)
             if last or (epoch + 1) % args.model_period == 0:
-                finished = run.batch == len(run.train_loader)
                 checkpoint.save(run, {**state, "finished": finished})
         if stop:
             break
@@ -360,6 +364,8 @@ def report(args, record: dict) -> None:
     """A finished epoch: a line in metrics.jsonl and one to read."""
     with open(os.path.join(args.model_path, checkpoint.METRICS), "a") as metrics:
         metrics.write(json.dumps(record) + "\n")
+        metrics.flush()
+        os.fsync(metrics.fileno())
     top1 = "" if record["top1"] is None else "top1 {top1:.4f} top5 {top5:.4f} ".format(**record)
     tqdm.write(
         f"epoch {record['epoch']} train_loss {record['train_loss']:.4f} {top1}"

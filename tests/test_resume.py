@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -337,3 +338,45 @@ def test_a_kill_at_the_very_end(moment, cut, small, tmp_path, monkeypatch):
     assert os.readlink(whole / STATE) == os.readlink(parts / STATE)
     train.main([*common, "--model_path", str(parts), "--resume_epoch", "latest"])
     assert_same_end(whole, parts)
+
+
+def test_a_line_of_metrics_that_was_cut_short_is_taken_out(small, tmp_path):
+    common = [*small, "--num_epochs", "2", "--model_period", "1", "--save_steps", "3"]
+    folder = ["--model_path", str(tmp_path)]
+    train.main([*common, *folder, "--max_steps", "3"])
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(lines[: len(lines) - 40])
+    train.main([*common, *folder, "--pretrained_model", str(tmp_path), "--resume_epoch", "0"])
+    assert [record["epoch"] for record in metrics(tmp_path)] == [0, 1]
+
+
+def test_the_best_weights_are_of_a_whole_epoch(small, tmp_path):
+    train.main([*small, "--num_epochs", "2", "--max_steps", "1", "--model_path", str(tmp_path)])
+    assert not (tmp_path / checkpoint.BEST).exists()
+
+
+def test_more_steps_than_max_steps_are_the_end(small, tmp_path, capsys):
+    common = [*small, "--num_epochs", "3", "--model_path", str(tmp_path)]
+    train.main([*common, "--max_steps", "3"])
+    capsys.readouterr()
+    train.main([*common, "--max_steps", "2", "--resume_epoch", "latest"])
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_the_order_of_patterns_has_to_stay(small, tmp_path, capfd):
+    common = [*small, "--num_epochs", "2", "--model_path", str(tmp_path), "--max_steps", "1"]
+    train.main([*common, "--distribution", "fc.weight=0.9,*weight=0.3"])
+    message = error_line(capfd, train.main, *common[:-1], 2, "--resume_epoch", "latest",
+                         "--distribution", "*weight=0.3,fc.weight=0.9")  # fmt: skip
+    assert "--distribution" in message
+
+
+def test_the_best_weights_in_the_other_format_go(small, tmp_path):
+    train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
+    run = SimpleNamespace(
+        args=SimpleNamespace(model_path=tmp_path, format="safetensors"),
+        model=paddle.nn.Linear(2, 2),
+    )
+    checkpoint.save_best(run)
+    assert [path.name for path in tmp_path.glob("model-best*")] == ["model-best.safetensors"]
+    assert checkpoint.find_weights(tmp_path / "model-best").suffix == ".safetensors"
