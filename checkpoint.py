@@ -90,7 +90,7 @@ def save(run, state: dict) -> None:
     link_all(folder, model_path)
     _sync(model_path)
     if run.args.keep is not None:
-        for old in list(_saved(model_path).values())[: -run.args.keep]:
+        for old in list(_saved(model_path).values())[: -run.args.keep - 1]:
             _remove(old)
 
 
@@ -186,13 +186,17 @@ def set_aside(model_path, resumed: dict | None, again: bool = False) -> None:
     records = _metrics(model_path)
     finished = reached[0] if reached[1] == math.inf else reached[0] - 1
     kept = [record for record in records if record["epoch"] <= finished]
-    if not later and (again or kept == records):
+    names = [] if resumed else [*LINKED, BEST, SAFETENSORS[BEST]]  # perhaps of another program
+    strays = [p for p in (model_path / name for name in names) if p.exists() and not p.is_symlink()]
+    if not later and not strays and (again or kept == records):
         _write_metrics(model_path, kept)  # without a last line that was cut short
         return
     stamp = time.strftime("earlier-%Y%m%d-%H%M%S")
     names = (f"{stamp}-{i}" if i else stamp for i in itertools.count())
     aside = next(model_path / name for name in names if not (model_path / name).exists())
     aside.mkdir()
+    for stray in strays:
+        stray.rename(aside / stray.name)
     if kept != records:
         for best in (model_path / name for name in (BEST, SAFETENSORS[BEST])):
             if _best(records)["epoch"] > finished and best.exists():
@@ -252,7 +256,7 @@ def find_latest(model_path) -> Path | None:
             verify(folder)
             return folder
         except (ValueError, OSError) as error:
-            print(f"{error}: passed over for an older one", file=sys.stderr)
+            print(f"{error}: passed over", file=sys.stderr)
     return None
 
 

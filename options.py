@@ -78,7 +78,7 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
     add("--save_steps", type=number(int, 1), metavar="STEPS",
         help="steps of the training a save, also inside an epoch (default: none)")
     add("--keep", type=number(int, 1), metavar="N",
-        help="checkpoints to keep, the newest (default: all)")
+        help="older checkpoints to keep beside the newest (default: all)")
     add("--format", choices=checkpoint.FORMATS, default="pdparams",
         help="of the saved weights (default: %(default)s)")
     add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -129,6 +130,8 @@ def set_up(args) -> Run | None:
     if dist.get_rank() == 0:
         same_run = folder and folder.resolve().parent == Path(args.model_path).resolve()
         again = args.resume_epoch == "latest" and not args.force
+        if folder:
+            print(f"going on from {folder}", flush=True)
         checkpoint.set_aside(args.model_path, resumed if same_run else None, again)
         if same_run:
             checkpoint.link_all(folder, Path(args.model_path))
@@ -307,8 +310,8 @@ def check_finite(run: Run) -> None:
     if int(finite) < run.batch:
         step = run.epoch * len(run.train_loader) + int(finite) + 1
         raise ValueError(
-            f"the loss is not finite at step {step}, in epoch {run.epoch}; lower --lr. What was "
-            f"saved before is kept in {run.args.model_path}"
+            f"the loss is not finite at step {step}, in epoch {run.epoch}; lower --lr. Go on from "
+            f"what was saved in {run.args.model_path}, but for a checkpoint of step {step - 1}"
         )
     for name, weight in run.model.named_parameters():
         if not bool(paddle.isfinite(weight).all()):
@@ -497,6 +500,10 @@ def share_buffers(model) -> None:
 
 
 def check_writable(folder: str) -> None:
+    if re.fullmatch(r"epoch-\d+(-step-\d+)?", Path(folder).resolve().name):
+        raise ValueError(
+            f"--model_path {folder} is the name of a checkpoint; give the folder above"
+        )
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -184,7 +184,7 @@ def test_keep_removes_the_oldest(small, tmp_path):
     train.main([*small, "--model_path", str(tmp_path), "--num_epochs", "3", "--model_period", "1",
                 "--save_steps", "1", "--keep", "2"])  # fmt: skip
     kept = {path.name for path in tmp_path.glob("*epoch-*")}
-    assert kept == {"epoch-2", "epoch-2-step-6"}
+    assert kept == {"epoch-2", "epoch-2-step-5", "epoch-2-step-6"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -380,3 +380,14 @@ def test_the_best_weights_in_the_other_format_go(small, tmp_path):
     checkpoint.save_best(run)
     assert [path.name for path in tmp_path.glob("model-best*")] == ["model-best.safetensors"]
     assert checkpoint.find_weights(tmp_path / "model-best").suffix == ".safetensors"
+
+
+def test_files_of_another_program_are_set_aside(small, tmp_path, capfd):
+    for name in (WEIGHTS, checkpoint.BEST):
+        (tmp_path / name).write_text("mine")
+    common = [*small, "--num_epochs", "1", "--resume_epoch", "latest"]
+    train.main([*common, "--model_path", str(tmp_path)])
+    (aside,) = tmp_path.glob("earlier-*")
+    assert [(aside / name).read_text() for name in (WEIGHTS, checkpoint.BEST)] == ["mine", "mine"]
+    message = error_line(capfd, train.main, *common, "--model_path", tmp_path / "epoch-0")
+    assert "is the name of a checkpoint" in message
