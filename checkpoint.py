@@ -8,7 +8,7 @@
             train-state.json        epoch, step, options, sparsity, versions, SHA-256 of all files
         epoch-10-step-8500/         the same inside an epoch, after 8500 steps of the training
         model-pruned.pdparams  opt-pruned.pdopt  train-state.json     links to the newest
-        model-best.pdparams         the weights of the best top-1 so far
+        model-best.pdparams         the best weights so far, by top-1 or mAP
         metrics.jsonl               a line an epoch
 
 With --format safetensors the weights are model-pruned.safetensors and model-best.safetensors.
@@ -160,16 +160,16 @@ def reported(model_path) -> list[int]:
     return [record["epoch"] for record in _metrics(model_path)]
 
 
-def best_top1(model_path) -> float:
-    """The top-1 of model-best.pdparams, from metrics.jsonl; -1 where there is none."""
+def best(model_path, name: str) -> float:
+    """What model-best.pdparams measured, from metrics.jsonl; -1 where there is none."""
     there = any((Path(model_path) / name).exists() for name in (BEST, SAFETENSORS[BEST]))
-    return _best(_metrics(model_path))["top1"] if there else -1.0
+    return _best(_metrics(model_path)).get(name, -1.0) if there else -1.0
 
 
 def _best(records: list[dict]) -> dict:
     """The record of the epoch whose weights model-best.pdparams holds."""
-    best = [record for record in records if record.get("best")]
-    return best[-1] if best else {"epoch": -1, "top1": -1.0}
+    bests = [record for record in records if record.get("best")]
+    return bests[-1] if bests else {"epoch": -1}
 
 
 def set_aside(model_path, resumed: dict | None, again: bool = False) -> None:

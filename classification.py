@@ -6,46 +6,53 @@ import inspect
 import math
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 import paddle.nn.functional as F
 from paddle.vision import models
-from tqdm import tqdm
 
 from cifar_reader import Cifar10, Digits, FashionMNIST
 from imagenet_reader import ImageNetDataset
+from program import summarize
 
-NUM_CLASSES = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}
+CLASSES = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}  # by data set
 MODELS = [name for name in models.__all__ if name[0].islower()]
+COUNTED = ("loss", "top1", "top5")  # while training, as means over the samples
+MEASURED = ("top1", "top5", "loss")  # by the metric; the first one tells which weights are best
 
 
-def make_dataset(name: str, data_dir: str | None, mode: str, num_classes: int, seed: int = 0):
+def num_classes(options) -> int:
+    return CLASSES[options.data]
+
+
+def make_dataset(options, mode: str):
     """A data set by its name; mode is 'train' or 'val'. Setting its `epoch` varies augmentation."""
+    name, data_dir = options.data, options.data_dir
     if name == "imagenet":
         folder = data_dir or "data/ILSVRC2012"
-        return ImageNetDataset(folder, mode, num_classes=num_classes, seed=seed)
-    if num_classes < NUM_CLASSES[name]:
-        raise ValueError(f"{name} has {NUM_CLASSES[name]} classes, --num_classes {num_classes}")
+        return ImageNetDataset(folder, mode, num_classes=options.num_classes, seed=options.seed)
+    if options.num_classes < CLASSES[name]:
+        raise ValueError(f"{name} has {CLASSES[name]} classes, --num_classes {options.num_classes}")
     small = {"cifar10": Cifar10, "fashion_mnist": FashionMNIST, "digits": Digits}
-    return small[name](data_dir, mode, seed=seed)
+    return small[name](data_dir, mode, seed=options.seed)
 
 
-def make_model(name: str, scale: float, num_classes: int, pretrained: bool, data: str):
+def make_model(options, pretrained: bool = False):
     """A network of paddle.vision.models, tried on one blank picture of the data set's size.
 
     Raises:
         ValueError: it has no such width or no pretrained weights, they cannot be downloaded, or it
             does not take pictures of this size.
     """
+    name, scale = options.model, options.scale
     if name not in MODELS:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(MODELS)}")
+        raise ValueError(f"there is no model {name!r} for {options.data}; take one of {MODELS}")
     constructor = getattr(models, name)
     width = {} if scale == 1 else {"scale": scale}
     if width and "scale" not in inspect.signature(constructor).parameters:
         raise ValueError(f"{name} has one width only; leave --scale out")
     try:
-        model = constructor(pretrained=pretrained, num_classes=num_classes, **width)
+        model = constructor(pretrained=pretrained, num_classes=options.num_classes, **width)
     except (RuntimeError, OSError, AssertionError) as error:
         if not pretrained:
             raise
@@ -54,12 +61,12 @@ def make_model(name: str, scale: float, num_classes: int, pretrained: bool, data
             f"could not get ImageNet weights for {name} ({reason}); give --pretrained_model FILE, "
             "or --use_pretrained false to start from random weights"
         ) from None
-    size = 224 if data == "imagenet" else 32
+    size = 224 if options.data == "imagenet" else 32
     model.eval()
     try:
         with paddle.no_grad():
             outputs = model(paddle.zeros([1, 3, size, size]))
-        logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        logits = main_output(outputs)
         fits = math.isfinite(float(logits.sum()))  # Inception averages over nothing and gives NaN
     except Exception:
         fits = False
@@ -68,48 +75,40 @@ def make_model(name: str, scale: float, num_classes: int, pretrained: bool, data
     return model
 
 
-def loss(outputs, labels: paddle.Tensor) -> paddle.Tensor:
+def loss(outputs, targets: list[paddle.Tensor]) -> paddle.Tensor:
     """Mean cross entropy; GoogLeNet's two auxiliary outputs count 0.3 each, as in its paper."""
     main, *auxiliary = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    total = F.cross_entropy(main, labels)
+    total = F.cross_entropy(main, *targets)
     for output in auxiliary:
-        total = total + 0.3 * F.cross_entropy(output, labels)
+        total = total + 0.3 * F.cross_entropy(output, *targets)
     return total
 
 
-def counts(outputs, labels: paddle.Tensor, mean_loss: paddle.Tensor) -> paddle.Tensor:
+def counts(outputs, targets: list[paddle.Tensor], mean_loss: paddle.Tensor) -> paddle.Tensor:
     """float64 [4] on the device: sum of the loss, right at first, right among five, samples."""
-    logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    logits, (labels,) = main_output(outputs), targets
     best = paddle.topk(logits, min(5, logits.shape[1]))[1] == labels.reshape([-1, 1])
     samples = paddle.full([], labels.shape[0], "float64")
     sums = [mean_loss.detach().astype("float64") * samples, best[:, 0].astype("float64").sum()]
     return paddle.stack([s.reshape([]) for s in [*sums, best.astype("float64").sum(), samples]])
 
 
-def summarize(totals: paddle.Tensor | np.ndarray) -> dict:
-    """Loss and accuracies, as fractions, from the sum of `counts` over batches."""
-    loss_sum, top1, top5, samples = totals.tolist()
-    means = {"loss": loss_sum, "top1": top1, "top5": top5}
-    return {**{key: value / samples for key, value in means.items()}, "samples": int(samples)}
+def main_output(outputs) -> paddle.Tensor:
+    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
 
 
-@paddle.no_grad()
-def evaluate(model, loader, after_batch=lambda: None) -> dict:
-    """loss, top1, top5 and samples over the loader of every rank, exact for unequal batches."""
-    model.eval()
-    totals, fault = paddle.zeros([4], "float64"), None
-    try:
-        for images, labels in tqdm(loader, desc="evaluate", disable=None, leave=False):
-            outputs = model(images)
-            logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-            totals += counts(logits, labels, F.cross_entropy(logits, labels))
-            after_batch()
-    except (ValueError, OSError) as error:
-        fault = error
-    faults = paddle.to_tensor([int(fault is not None)], dtype="int64")
-    if dist.get_world_size() > 1:  # also after a fault: the other ranks wait
-        dist.all_reduce(faults)
-        dist.all_reduce(totals)
-    if int(faults[0]):
-        raise fault or ValueError("another process could not read its test data: see its log")
-    return summarize(totals)
+class Metric:
+    """Accuracies and loss over a test set, exact for unequal batches."""
+
+    def __init__(self, dataset):
+        self.totals = paddle.zeros([len(COUNTED) + 1], "float64")
+
+    def add(self, outputs, targets: list[paddle.Tensor]) -> None:
+        logits = main_output(outputs)
+        self.totals += counts(logits, targets, F.cross_entropy(logits, *targets))
+
+    def result(self) -> dict:
+        """loss, top1, top5 (fractions) and samples, of all ranks together."""
+        if dist.get_world_size() > 1:
+            dist.all_reduce(self.totals)
+        return summarize(self.totals, COUNTED)

@@ -16,9 +16,9 @@ import sys
 import time
 
 import checkpoint
-import classification
-from program import Loader, add_common_options, number, one_line_errors, set_device
+from program import Loader, evaluate, listed, number, one_line_errors, set_device
 from sampler import EpochBatchSampler
+from tasks import TASKS, add_common_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
 
 TRAINED = ("model", "scale", "num_classes")  # what train-state.json knows better than the options
@@ -35,7 +35,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar="PATH",
         help="folder, prefix or .pdparams file (default: %(default)s)",
     )
-    add_common_options(parser, list(classification.NUM_CLASSES), classification.MODELS)
+    add_common_options(parser)
     add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s)")
     add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
     add("--json", action="store_true", help="print the results as one line of JSON")
@@ -50,20 +50,23 @@ def main(argv=None) -> None:
     weights = checkpoint.find_weights(args.pruned_model)
     trained = checkpoint.read_state(weights.parent).get("options", {})
     options = {**vars(args), **{key: trained[key] for key in TRAINED if key in trained}}
-    data = args.data or trained.get("data", "cifar10")
-    if data not in classification.NUM_CLASSES:
-        raise ValueError(f"there is no data set {data!r}; give --data")
-    num_classes = options["num_classes"] or classification.NUM_CLASSES[data]
-    model = classification.make_model(options["model"], options["scale"], num_classes, False, data)
+    options["data"] = args.data or trained.get("data", "cifar10")
+    options = argparse.Namespace(**options, seed=0)
+    if options.data not in TASKS:
+        raise ValueError(f"there is no data set {options.data!r}; give --data")
+    task = TASKS[options.data]
+    options.num_classes = options.num_classes or task.num_classes(options)
+    model = task.make_model(options)
     checkpoint.load_weights(model, weights)
-    dataset = classification.make_dataset(data, args.data_dir, "val", num_classes)
+    dataset = task.make_dataset(options, "val")
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
+    metric = task.Metric(dataset)
     started = time.perf_counter()
-    tested = classification.evaluate(model, Loader(dataset, batches, args.num_workers))
+    tested = evaluate(model, Loader(dataset, batches, args.num_workers), metric)
     seconds = time.perf_counter() - started
     prunable = prunable_parameters(model)
     results = {
-        **{key: tested[key] for key in ("top1", "top5", "loss")},
+        **{key: tested[key] for key in task.MEASURED},
         "sparsity": UnstructuredPruner.total_sparse(model),
         "prunable_sparsity": sparsity(prunable),
         "samples": tested["samples"],
@@ -74,7 +77,7 @@ def main(argv=None) -> None:
         print(json.dumps(results))
     else:
         print(
-            f"top1 {results['top1']:.4f} top5 {results['top5']:.4f} loss {results['loss']:.4f} "
+            f"{listed(results, task.MEASURED)}"
             f"sparsity {results['sparsity']:.4f} prunable {results['prunable_sparsity']:.4f} "
             f"samples {results['samples']} images/s {results['samples'] / seconds:.1f}"
         )

@@ -6,8 +6,8 @@ import argparse
 import json
 
 import checkpoint
-import classification
-from program import add_common_options, boolean, number
+from program import boolean, number
+from tasks import TASKS, add_common_options
 
 # Options that decide how a training goes on: a resumed run has to repeat them.
 LASTING = """
@@ -24,7 +24,7 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add_common_options(parser, list(classification.NUM_CLASSES), classification.MODELS)
+    add_common_options(parser)
     add("--log_period", type=number(int, 1), default=100,
         help="batches between log lines (default: %(default)s)")
     add("--batch_size", type=number(int, 1), default=64, help="per card (default: %(default)s)")
@@ -94,7 +94,7 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
             parser.error(f"{', '.join(given)}: {why}")
 
     args.data = args.data or "cifar10"
-    args.num_classes = args.num_classes or classification.NUM_CLASSES[args.data]
+    args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
     if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
         parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
     if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):

@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.io import DataLoader, Dataset
+from tqdm import tqdm
 
 from sampler import EpochBatchSampler
 
@@ -121,19 +122,6 @@ class StopSignals:
         return 0 if asked is None else int(asked[0])
 
 
-def add_common_options(parser: argparse.ArgumentParser, data: list[str], models: list[str]) -> None:
-    add = parser.add_argument
-    add("--data", choices=data, help="data set (default: cifar10)")
-    add("--data_dir", help="its folder (default: data, data/ILSVRC2012, data/fashion-mnist)")
-    add("--model", choices=models, metavar="NAME", default="mobilenet_v1",
-        help="a classifier of paddle.vision.models (default: %(default)s)")  # fmt: skip
-    add("--scale", type=number(float, 0.01), default=1.0, help="its width (default: %(default)s)")
-    add("--num_classes", type=number(int, 2), help="number of classes (default: the data set's)")
-    add("--use_gpu", type=boolean, help="true or false (default: whether there is one)")
-    add("--num_workers", type=number(int, 0), default=16,
-        help="processes that read data, at most one a core (default: %(default)s)")  # fmt: skip
-
-
 def gpu_there() -> bool:
     return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
 
@@ -228,3 +216,34 @@ def _collate(samples: list) -> list[np.ndarray]:
         if isinstance(sample, Exception):
             return [np.frombuffer(repr(sample).encode(), np.uint8)]
     return [np.stack(column) for column in zip(*samples)]
+
+
+def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dict:
+    """Means over the samples, from sums under these names and, last, the number of samples."""
+    *sums, samples = totals.tolist()
+    means = {name: total / samples for name, total in zip(names, sums)}
+    return {**means, "samples": int(samples)}
+
+
+def listed(values: dict, names: tuple[str, ...]) -> str:
+    """`loss 0.1234 top1 0.5000 `, of those that are there."""
+    return "".join(f"{name} {values[name]:.4f} " for name in names if values[name] is not None)
+
+
+@paddle.no_grad()
+def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
+    """What the metric says of the model, over the test data of every rank."""
+    model.eval()
+    fault = None
+    try:
+        for images, *targets in tqdm(loader, desc="evaluate", disable=None, leave=False):
+            metric.add(model(images), targets)
+            after_batch()
+    except (ValueError, OSError) as error:
+        fault = error
+    faults = paddle.to_tensor([int(fault is not None)], dtype="int64")
+    if dist.get_world_size() > 1:  # also after a fault: the other ranks wait
+        dist.all_reduce(faults)
+    if int(faults[0]):
+        raise fault or ValueError("another process could not read its test data: see its log")
+    return metric.result()

@@ -27,6 +27,7 @@ import time
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import paddle
@@ -35,10 +36,19 @@ from paddle.optimizer import lr
 from tqdm import tqdm
 
 import checkpoint
-import classification
 from options import different_options, parse_args
-from program import Loader, Stopped, StopSignals, one_line_errors, set_device
+from program import (
+    Loader,
+    Stopped,
+    StopSignals,
+    evaluate,
+    listed,
+    one_line_errors,
+    set_device,
+    summarize,
+)
 from sampler import EpochBatchSampler
+from tasks import TASKS
 from unstructured_pruner import (
     GMPUnstructuredPruner,
     UnstructuredPruner,
@@ -52,6 +62,7 @@ class Run:
     """All that takes part in one training."""
 
     args: argparse.Namespace
+    task: ModuleType  # of tasks.py
     model: paddle.nn.Layer
     network: paddle.nn.Layer  # the model, or its DataParallel wrapper
     opt: paddle.optimizer.Optimizer
@@ -100,12 +111,11 @@ def set_up(args) -> Run | None:
             checkpoint.link_all(folder, Path(args.model_path))  # a kill may have prevented it
         print(f"{folder} is the end of this training: nothing is left to do")
         return None
+    task = TASKS[args.data]
     # What has to be downloaded comes after what can be checked here.
     loaders = make_loaders(args) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
-    model = classification.make_model(
-        args.model, args.scale, args.num_classes, args.use_pretrained and not folder, args.data
-    )
+    model = task.make_model(args, args.use_pretrained and not folder)
     if args.pretrained_model and not folder:
         checkpoint.load_weights(model, checkpoint.find_weights(args.pretrained_model))
     train_loader, val_loader = loaders or make_loaders(args)
@@ -118,7 +128,7 @@ def set_up(args) -> Run | None:
         weight_decay=paddle.regularizer.L2Decay(args.l2_decay),
     )
     scaler = paddle.amp.GradScaler(enable=args.amp)
-    run = Run(args, model, model, opt, schedule, scaler, pruner, train_loader, val_loader)
+    run = Run(args, task, model, model, opt, schedule, scaler, pruner, train_loader, val_loader)
     if resumed:
         go_on_from(run, resumed, folder)
         checkpoint.load_training(folder, run)
@@ -176,14 +186,17 @@ def check_same_step(resumed: dict | None) -> None:
 
 
 def train(run: Run) -> None:
-    args, model, pruner = run.args, run.model, run.pruner
-    main_rank = dist.get_rank() == 0
-    best_top1 = checkpoint.best_top1(args.model_path)
+    args, task, model, pruner = run.args, run.task, run.model, run.pruner
+    main_rank, decisive = dist.get_rank() == 0, task.MEASURED[0]
+    best = checkpoint.best(args.model_path, decisive)
     epochs = range(run.epoch, args.num_epochs)
     for epoch in tqdm(epochs, desc="epochs", disable=None if main_rank else True):
         run.epoch = epoch
         if run.totals is None:
-            run.epoch_lr, run.totals = run.opt.get_lr(), paddle.zeros([4], "float64")
+            run.epoch_lr, run.totals = (
+                run.opt.get_lr(),
+                paddle.zeros([len(task.COUNTED) + 1], "float64"),
+            )
         record = {"epoch": epoch, "lr": run.epoch_lr}
         first_step, started = run.step, time.perf_counter()
         try:
@@ -196,7 +209,7 @@ def train(run: Run) -> None:
         state = training_state(run)  # waits for the device
         seconds = time.perf_counter() - started
         check_same_masks(run)
-        results = classification.summarize(np.sum(state["totals"], 0))
+        results = summarize(np.sum(state["totals"], 0), task.COUNTED)
         stop = run.step == args.max_steps
         last = stop or epoch == args.num_epochs - 1
 
@@ -204,32 +217,32 @@ def train(run: Run) -> None:
         if pruner is not None:
             pruner.update_params()
         record["train_loss"] = results["loss"]
-        record.update(top1=None, top5=None, loss=None)
+        record.update(dict.fromkeys(task.MEASURED))
         record.update({key: state[key] for key in ("sparsity", "prunable_sparsity", "threshold")})
         images = (run.step - first_step) * args.batch_size * dist.get_world_size()
         record["images_per_sec"] = images / seconds
         record["seconds"] = seconds
         if last or (epoch + 1) % args.test_period == 0:
             try:
-                tested = classification.evaluate(model, run.val_loader, lambda: stop_testing(run))
+                metric = task.Metric(run.val_loader.dataset)
+                tested = evaluate(model, run.val_loader, metric, lambda: stop_testing(run))
             except (ValueError, OSError, Stopped):  # no reason to lose the training
                 if main_rank:
                     checkpoint.save(run, state)
                 if dist.get_world_size() > 1:
                     dist.barrier()  # once a rank has left, the launcher ends the one that saves
                 raise
-            record.update(top1=tested["top1"], top5=tested["top5"])
-            if math.isfinite(tested["loss"]):  # JSON has no NaN
-                record["loss"] = tested["loss"]
+            finite = (name for name in task.MEASURED if math.isfinite(tested[name]))
+            record.update({name: tested[name] for name in finite})  # JSON has no NaN
         finished = run.batch == len(run.train_loader)
-        comparable = record["top1"] is not None and finished
+        comparable = record[decisive] is not None and finished
         comparable = comparable and (pruner is None or pruner.target_reached())
-        record["best"] = comparable and record["top1"] > best_top1
+        record["best"] = comparable and record[decisive] > best
         if main_rank:
             if record["best"]:
-                best_top1 = record["top1"]
+                best = record[decisive]
                 checkpoint.save_best(run)
-            report(args, record)
+            report(run, record)
             if last or (epoch + 1) % args.model_period == 0:
                 checkpoint.save(run, {**state, "finished": finished})
         if stop:
@@ -239,7 +252,7 @@ def train(run: Run) -> None:
 
 def train_epoch(run: Run) -> None:
     """One pass over the data, or what is left of it; moves run.step and run.totals."""
-    args, loader, done = run.args, run.train_loader, run.batch
+    args, task, loader, done = run.args, run.task, run.train_loader, run.batch
     loader.dataset.epoch = run.epoch
     loader.batch_sampler.set_epoch(run.epoch, done)
     run.network.train()
@@ -254,12 +267,12 @@ def train_epoch(run: Run) -> None:
         leave=False,
     )
     started = waiting = time.perf_counter()
-    for batch, (images, labels) in enumerate(bar, done + 1):
+    for batch, (images, *targets) in enumerate(bar, done + 1):
         reading += time.perf_counter() - waiting
         seed_step(run)
         with paddle.amp.auto_cast(enable=args.amp, level="O1"):
             outputs = run.network(images)
-            loss = classification.loss(outputs, labels)
+            loss = task.loss(outputs, targets)
         run.scaler.scale(loss).backward()
         run.scaler.step(run.opt)  # opt.step() where there is no --amp
         run.scaler.update()
@@ -267,7 +280,7 @@ def train_epoch(run: Run) -> None:
         if run.pruner is not None:
             run.pruner.step()
         run.opt.clear_grad()
-        run.totals += classification.counts(outputs, labels, loss)
+        run.totals += task.counts(outputs, targets, loss)
         run.finite += paddle.isfinite(run.totals[0]).astype("int64")  # once NaN, always NaN
         run.step += 1
         if batch % args.log_period == 0:
@@ -350,12 +363,12 @@ def seed_step(run: Run) -> None:
 
 def log(run: Run, batches: int, reading: float, started: float) -> None:
     """A line, on a terminal above the bars: means over the epoch so far, of this rank."""
-    result = classification.summarize(run.totals)  # waits for the device
+    result = summarize(run.totals, run.task.COUNTED)  # waits for the device
     seconds = time.perf_counter() - started
     images = batches * run.args.batch_size * dist.get_world_size()
     tqdm.write(
         f"epoch {run.epoch} batch {run.batch}/{len(run.train_loader)} "
-        f"loss {result['loss']:.4f} top1 {result['top1']:.4f} top5 {result['top5']:.4f} "
+        f"{listed(result, run.task.COUNTED)}"
         f"lr {run.opt.get_lr():.6g} images/s {images / seconds:.1f} "
         f"reader {reading / batches:.4f} s batch {seconds / batches:.4f} s "
         f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f}"
@@ -363,15 +376,15 @@ def log(run: Run, batches: int, reading: float, started: float) -> None:
     sys.stdout.flush()
 
 
-def report(args, record: dict) -> None:
+def report(run: Run, record: dict) -> None:
     """A finished epoch: a line in metrics.jsonl and one to read."""
-    with open(os.path.join(args.model_path, checkpoint.METRICS), "a") as metrics:
+    with open(os.path.join(run.args.model_path, checkpoint.METRICS), "a") as metrics:
         metrics.write(json.dumps(record) + "\n")
         metrics.flush()
         os.fsync(metrics.fileno())
-    top1 = "" if record["top1"] is None else "top1 {top1:.4f} top5 {top5:.4f} ".format(**record)
     tqdm.write(
-        f"epoch {record['epoch']} train_loss {record['train_loss']:.4f} {top1}"
+        f"epoch {record['epoch']} train_loss {record['train_loss']:.4f} "
+        f"{listed(record, run.task.MEASURED)}"
         f"sparsity {record['sparsity']:.4f} prunable {record['prunable_sparsity']:.4f} "
         f"images/s {record['images_per_sec']:.1f} seconds {record['seconds']:.1f}"
     )
@@ -380,10 +393,7 @@ def report(args, record: dict) -> None:
 
 def make_loaders(args) -> tuple[Loader, Loader]:
     ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
-    train_set, val_set = (
-        classification.make_dataset(args.data, args.data_dir, mode, args.num_classes, args.seed)
-        for mode in ("train", "val")
-    )
+    train_set, val_set = (TASKS[args.data].make_dataset(args, mode) for mode in ("train", "val"))
     train_batches = EpochBatchSampler(len(train_set), args.batch_size, args.seed, **ranks)
     val_batches = EpochBatchSampler(
         len(val_set), args.batch_size_for_validation, **ranks, shuffle=False, drop_last=False

@@ -45,12 +45,12 @@ SECONDS = 60  # for a run to end by itself
 MARK = "PRUNING_TEST_RUN"  # in the environment of all processes of a run
 
 
-def tiny(name, scale, num_classes, pretrained, data):
+def tiny(options, pretrained=False):
     """In place of classification.make_model: no batch norm, no dropout."""
     nn = paddle.nn
     return nn.Sequential(
         nn.Conv2D(3, 8, 3, stride=4), nn.ReLU(), nn.Conv2D(8, 16, 3, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(144, num_classes),
+        nn.Flatten(), nn.Linear(144, options.num_classes),
     )  # fmt: skip
 
 

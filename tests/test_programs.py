@@ -74,7 +74,7 @@ def test_the_folder_of_a_run(small, tmp_path):
     optimizer = paddle.load(str(tmp_path / "opt-pruned.pdopt"), return_numpy=True)
     assert "conv1.0.weight_velocity_0" in optimizer
     best = max(r["top1"] for r in metrics(tmp_path) if r["top1"] is not None)
-    assert checkpoint.best_top1(tmp_path) == best
+    assert checkpoint.best(tmp_path, "top1") == best
 
 
 def test_going_back_sets_the_later_epochs_aside(small, tmp_path, capsys):
@@ -139,9 +139,9 @@ def test_other_networks(small, tmp_path):
 def test_the_auxiliary_outputs_of_googlenet_count_in_the_loss_and_not_in_the_accuracy():
     right, wrong = paddle.to_tensor([[1.0, 0.0]]), paddle.to_tensor([[0.0, 1.0]])
     labels = paddle.to_tensor([0])
-    loss = classification.loss([right, wrong, wrong], labels)
+    loss = classification.loss([right, wrong, wrong], [labels])
     assert float(loss) == pytest.approx(0.3132617 + 2 * 0.3 * 1.3132617)
-    sums = classification.counts([right, wrong, wrong], labels, loss)
+    sums = classification.counts([right, wrong, wrong], [labels], loss)
     assert sums.tolist() == pytest.approx([float(loss), 1, 1, 1])
 
 
@@ -293,7 +293,7 @@ def test_two_processes_agree(small, tmp_path, capsys):
     """Under the launcher: equal masks on both ranks at every step, one writer, no sample twice."""
     script = tmp_path / "ranks.py"
     script.write_text(
-        "import hashlib, json, sys, train, classification\n"
+        "import hashlib, json, sys, train\n"
         "import paddle.distributed as dist\n"
         "seen, step = [], train.UnstructuredPruner.step\n"
         "def spy(self):\n"
@@ -301,12 +301,12 @@ def test_two_processes_agree(small, tmp_path, capsys):
         "    masks = b''.join(m.numpy().tobytes() for m in self.masks.values())\n"
         "    seen.append(hashlib.sha256(masks).hexdigest())\n"
         "train.UnstructuredPruner.step = spy\n"
-        "tested, evaluate = [], classification.evaluate\n"
-        "def spy_on_evaluate(model, loader, after_batch):\n"
+        "tested, evaluate = [], train.evaluate\n"
+        "def spy_on_evaluate(model, *others):\n"
         "    state = b''.join(v.numpy().tobytes() for v in model.state_dict().values())\n"
-        "    tested.append([hashlib.sha256(state).hexdigest(), evaluate(model, loader)])\n"
+        "    tested.append([hashlib.sha256(state).hexdigest(), evaluate(model, *others)])\n"
         "    return tested[-1][1]\n"
-        "classification.evaluate = spy_on_evaluate\n"
+        "train.evaluate = spy_on_evaluate\n"
         "train.main(sys.argv[2:])\n"
         "with open(f'{sys.argv[1]}/rank{dist.get_rank()}.json', 'w') as file:\n"
         "    json.dump([seen, tested], file)\n"

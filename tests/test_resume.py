@@ -269,9 +269,9 @@ def test_a_reading_process_that_is_killed_ends_the_run(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_its_step(bad, small, tmp_path, capfd, monkeypatch):
     original, calls = classification.loss, []
 
-    def loss(outputs, labels):
+    def loss(outputs, targets):
         calls.append(0)
-        return original(outputs, labels) * (bad if len(calls) == 4 else 1)
+        return original(outputs, targets) * (bad if len(calls) == 4 else 1)
 
     monkeypatch.setattr(classification, "loss", loss)
     message = error_line(capfd, train.main, *small, "--model_path", tmp_path, "--num_epochs", 3,
@@ -319,7 +319,7 @@ def test_a_kill_at_the_very_end(moment, cut, small, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main([*common, "--model_path", str(whole)])
     module, calls = (
-        {"evaluate": classification, "link_all": checkpoint, "report": train}[moment],
+        {"evaluate": train, "link_all": checkpoint, "report": train}[moment],
         [],
     )
     original = getattr(module, moment)
