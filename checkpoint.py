@@ -310,7 +310,9 @@ def _is_state(state) -> bool:
             return False
     if "scale" in options and not (type(options["scale"]) in (int, float) and options["scale"] > 0):
         return False
-    if type(ranks) is not int or ranks < 1 or not 2 <= options.get("num_classes", 2) < 1 << 24:
+    if type(options.get("image_size")) not in (int, type(None)):
+        return False
+    if type(ranks) is not int or ranks < 1 or not 1 <= options.get("num_classes", 1) < 1 << 24:
         return False
     plain_names = all(Path(name).name == name for name in state["checksums"])
     return plain_names and state["epoch"] >= 0 and state["step"] >= 0

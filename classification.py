@@ -13,16 +13,18 @@ from paddle.vision import models
 
 from cifar_reader import Cifar10, Digits, FashionMNIST
 from imagenet_reader import ImageNetDataset
-from program import summarize
+from program import no_pretrained, summarize
 
-CLASSES = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}  # by data set
+# The number of classes by data set.
+DATA = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}
 MODELS = [name for name in models.__all__ if name[0].islower()]
+DEFAULTS, OWN_OPTIONS = {"model": "mobilenet_v1"}, []
 COUNTED = ("loss", "top1", "top5")  # while training, as means over the samples
 MEASURED = ("top1", "top5", "loss")  # by the metric; the first one tells which weights are best
 
 
 def num_classes(options) -> int:
-    return CLASSES[options.data]
+    return DATA[options.data]
 
 
 def make_dataset(options, mode: str):
@@ -31,8 +33,8 @@ def make_dataset(options, mode: str):
     if name == "imagenet":
         folder = data_dir or "data/ILSVRC2012"
         return ImageNetDataset(folder, mode, num_classes=options.num_classes, seed=options.seed)
-    if options.num_classes < CLASSES[name]:
-        raise ValueError(f"{name} has {CLASSES[name]} classes, --num_classes {options.num_classes}")
+    if options.num_classes < DATA[name]:
+        raise ValueError(f"{name} has {DATA[name]} classes, --num_classes {options.num_classes}")
     small = {"cifar10": Cifar10, "fashion_mnist": FashionMNIST, "digits": Digits}
     return small[name](data_dir, mode, seed=options.seed)
 
@@ -46,7 +48,8 @@ def make_model(options, pretrained: bool = False):
     """
     name, scale = options.model, options.scale
     if name not in MODELS:
-        raise ValueError(f"there is no model {name!r} for {options.data}; take one of {MODELS}")
+        there = ", ".join(MODELS)
+        raise ValueError(f"there is no model {name!r} for {options.data}; there are {there}")
     constructor = getattr(models, name)
     width = {} if scale == 1 else {"scale": scale}
     if width and "scale" not in inspect.signature(constructor).parameters:
@@ -56,11 +59,7 @@ def make_model(options, pretrained: bool = False):
     except (RuntimeError, OSError, AssertionError) as error:
         if not pretrained:
             raise
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(
-            f"could not get ImageNet weights for {name} ({reason}); give --pretrained_model FILE, "
-            "or --use_pretrained false to start from random weights"
-        ) from None
+        raise no_pretrained(name, error) from None
     size = 224 if options.data == "imagenet" else 32
     model.eval()
     try:

@@ -18,13 +18,18 @@ import time
 import checkpoint
 from program import Loader, evaluate, listed, number, one_line_errors, set_device
 from sampler import EpochBatchSampler
-from tasks import TASKS, add_common_options
+from tasks import TASKS, add_common_options, parse
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
 
-TRAINED = ("model", "scale", "num_classes")  # what train-state.json knows better than the options
+TRAINED = (
+    "model",
+    "scale",
+    "num_classes",
+    "image_size",
+)  # what train-state.json knows better than the options
 
 
-def parse_args(argv=None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,21 +45,22 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
     add("--json", action="store_true", help="print the results as one line of JSON")
     add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
-    return parser.parse_args(argv)
+    return parser
 
 
 @one_line_errors
 def main(argv=None) -> None:
-    args = parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
     set_device(args.use_gpu)
     weights = checkpoint.find_weights(args.pruned_model)
     trained = checkpoint.read_state(weights.parent).get("options", {})
+    data = args.data or trained.get("data", "cifar10")
+    if data not in TASKS:
+        raise ValueError(f"there is no data set {data!r}; give --data")
+    task, args = TASKS[data], parse(parser, argv, data)
     options = {**vars(args), **{key: trained[key] for key in TRAINED if key in trained}}
-    options["data"] = args.data or trained.get("data", "cifar10")
     options = argparse.Namespace(**options, seed=0)
-    if options.data not in TASKS:
-        raise ValueError(f"there is no data set {options.data!r}; give --data")
-    task = TASKS[options.data]
     options.num_classes = options.num_classes or task.num_classes(options)
     model = task.make_model(options)
     checkpoint.load_weights(model, weights)

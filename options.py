@@ -7,13 +7,13 @@ import json
 
 import checkpoint
 from program import boolean, number
-from tasks import TASKS, add_common_options
+from tasks import TASKS, add_common_options, input_size, parse
 
 # Options that decide how a training goes on: a resumed run has to repeat them.
 LASTING = """
-    data model scale num_classes seed amp lr lr_strategy step_epochs l2_decay momentum_rate
-    pruning_mode ratio threshold static_masks prune_params_type local_sparsity sparse_block
-    distribution prune_period pruning_strategy
+    data model scale num_classes seed amp lr lr_strategy step_epochs warmup_steps l2_decay
+    momentum_rate pruning_mode ratio threshold static_masks prune_params_type local_sparsity
+    sparse_block distribution prune_period pruning_strategy image_size train_sizes mixup_epochs
 """.split()  # noqa: SIM905
 LASTING_GMP = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 
@@ -34,6 +34,8 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         help="x0.1 at each of --step_epochs, or a cosine down to 0 (default: %(default)s)")
     add("--step_epochs", type=number(int, 1), nargs="+", default=[30, 60, 90], metavar="EPOCH",
         help="(default: 30 60 90)")
+    add("--warmup_steps", type=number(int, 0), default=0,
+        help="steps in which the learning rate rises from 0 (default: 0, voc: 1000)")
     add("--l2_decay", type=number(float, 0), default=3e-5, help="(default: %(default)s)")
     add("--momentum_rate", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
     add("--num_epochs", type=number(int, 1), default=120, help="(default: %(default)s)")
@@ -71,7 +73,7 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         help="go on after finished epoch N of --pretrained_model, or 'latest': from the newest "
         "whole checkpoint in --model_path, if there is one (default: a new training)")
     add("--use_pretrained", type=boolean, nargs="?", const=True,
-        help="start from Paddle's ImageNet weights (default: true for cifar10 and imagenet at "
+        help="start from Paddle's ImageNet weights (default: true for cifar10, imagenet and voc at "
         "--scale 1 without --pretrained_model)")
     add("--model_path", default="./models", help="where to save (default: %(default)s)")
     add("--model_period", type=number(int, 1), default=10, help="epochs a save (%(default)s)")
@@ -84,17 +86,23 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
     add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0,
         help="of all randomness (default: %(default)s)")
+    add("--train_sizes", type=input_size, nargs=2, metavar=("MIN", "MAX"),
+        help="voc: side of the pictures, another one in each step (default: 320 608)")
+    add("--mixup_epochs", type=number(int, 0), help="voc: epochs with mixup (default: 250)")
     add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
     # fmt: on
-    args = parser.parse_args(argv)
+    args = parse(parser, argv, parser.parse_args(argv).data or "cifar10")
+    task = TASKS[args.data]
 
     def refuse(names: list[str], why: str) -> None:
         given = [f"--{n}" for n in names if getattr(args, n) != parser.get_default(n)]
         if given:
             parser.error(f"{', '.join(given)}: {why}")
 
-    args.data = args.data or "cifar10"
-    args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
+    for data, other in TASKS.items():
+        if other is not task:
+            refuse(other.OWN_OPTIONS, f"this needs --data {data}")
+    args.num_classes = args.num_classes or task.num_classes(args)
     if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
         parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
     if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
@@ -131,7 +139,9 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         parser.error("--use_pretrained and --pretrained_model exclude each other")
     if args.use_pretrained is None:
         args.use_pretrained = (
-            args.data in ("cifar10", "imagenet") and args.scale == 1 and not args.pretrained_model
+            args.data in ("cifar10", "imagenet", "voc")
+            and args.scale == 1
+            and not args.pretrained_model
         )
     return args
 

@@ -218,6 +218,14 @@ def _collate(samples: list) -> list[np.ndarray]:
     return [np.stack(column) for column in zip(*samples)]
 
 
+def no_pretrained(name: str, error: Exception) -> ValueError:
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    return ValueError(
+        f"could not get ImageNet weights for {name} ({reason}); give --pretrained_model FILE, "
+        "or --use_pretrained false to start from random weights"
+    )
+
+
 def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dict:
     """Means over the samples, from sums under these names and, last, the number of samples."""
     *sums, samples = totals.tolist()

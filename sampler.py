@@ -15,6 +15,8 @@ class EpochBatchSampler(paddle.io.BatchSampler):
     drop_last (training): the ranks together see, step by step, what one rank with a batch of
     batch_size * world_size sees, and all take as many steps. Otherwise (evaluation): batches are
     dealt to the ranks in turn, each sample once; the last may be short, a rank may have one less.
+    sizes: the smallest and the largest side of pictures. Then pairs of sample number and side are
+    given: in each step another multiple of 32, the same on all ranks.
 
     Raises:
         ValueError: nothing to sample from, too little for one step, or a bad size or rank.
@@ -29,6 +31,7 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         world_size: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
+        sizes: list[int] | None = None,
     ):
         step = batch_size * world_size
         if num_samples < 1:
@@ -43,7 +46,7 @@ class EpochBatchSampler(paddle.io.BatchSampler):
                 f"times {world_size} ranks; lower --batch_size"
             )
         self.num_samples, self.batch_size, self.seed, self.epoch = num_samples, batch_size, seed, 0
-        self.shuffle, self.drop_last, self.done = shuffle, drop_last, 0
+        self.shuffle, self.drop_last, self.done, self.sizes = shuffle, drop_last, 0, sizes
         stop = num_samples - num_samples % step if drop_last else num_samples
         self.starts = range(rank * batch_size, stop, step)  # of this rank's batches, in the order
 
@@ -57,5 +60,12 @@ class EpochBatchSampler(paddle.io.BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = (rng.permutation if self.shuffle else np.arange)(self.num_samples)
-        for start in self.starts[self.done :]:
-            yield order[start : start + self.batch_size].tolist()
+        if self.sizes is not None:
+            smallest, largest = self.sizes
+            sides = rng.integers(smallest // 32, largest // 32 + 1, len(self)) * 32
+        for number, start in list(enumerate(self.starts))[self.done :]:
+            samples = order[start : start + self.batch_size].tolist()
+            if self.sizes is None:
+                yield samples
+            else:
+                yield [(sample, int(sides[number])) for sample in samples]

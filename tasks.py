@@ -1,10 +1,11 @@
 """What can be trained: a module each, behind the same doors.
 
-CLASSES, MODELS         names of its data sets and networks
-num_classes(options)    of the data set
-make_dataset, make_model, loss
-counts, COUNTED         what is counted at every step of training
-Metric, MEASURED        what is measured on the test set; the first one tells what is best
+- `DATA`, `MODELS`: names of its data sets and networks
+- `DEFAULTS`, `OWN_OPTIONS`: values of options, and options that the others do not have
+- `num_classes(options)`: of the data set
+- `make_dataset`, `make_model`, `loss`
+- `counts`, `COUNTED`: what is counted at every step of training
+- `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best
 """
 
 from __future__ import annotations
@@ -12,21 +13,45 @@ from __future__ import annotations
 import argparse
 
 import classification
+import detection
 from program import boolean, number
 
-TASKS = {data: task for task in (classification,) for data in task.CLASSES}
-MODELS = [model for task in (classification,) for model in task.MODELS]
+TASKS = {data: task for task in (classification, detection) for data in task.DATA}
+MODELS = [*classification.MODELS, *detection.MODELS]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """The options that train.py and evaluate.py share."""
+    # fmt: off
     add = parser.add_argument
     add("--data", choices=list(TASKS), help="data set (default: cifar10)")
-    add("--data_dir", help="its folder (default: data, data/ILSVRC2012, data/fashion-mnist)")
+    add("--data_dir",
+        help="its folder (default: data, data/ILSVRC2012, data/fashion-mnist, data/VOCdevkit)")
     add("--model", choices=MODELS, metavar="NAME", default="mobilenet_v1",
-        help="a classifier of paddle.vision.models (default: %(default)s)")  # fmt: skip
+        help="a classifier of paddle.vision.models (default: %(default)s), or yolov3 for voc")
     add("--scale", type=number(float, 0.01), default=1.0, help="its width (default: %(default)s)")
-    add("--num_classes", type=number(int, 2), help="number of classes (default: the data set's)")
+    add("--num_classes", type=number(int, 1), help="number of classes (default: the data set's)")
+    add("--image_size", type=input_size, help="voc: side of a test's pictures (default: 416)")
     add("--use_gpu", type=boolean, help="true or false (default: whether there is one)")
     add("--num_workers", type=number(int, 0), default=16,
-        help="processes that read data, at most one a core (default: %(default)s)")  # fmt: skip
+        help="processes that read data, at most one a core (default: %(default)s)")
+    # fmt: on
+
+
+def input_size(text: str) -> int:
+    """An argparse type."""
+    size = number(int, 32, 4096)(text)
+    if size % 32:
+        raise argparse.ArgumentTypeError(f"must be a multiple of 32, got {size}")
+    return size
+
+
+def parse(parser: argparse.ArgumentParser, argv, data: str) -> argparse.Namespace:
+    """The options, with the defaults for this data set."""
+    parser.set_defaults(**TASKS[data].DEFAULTS)
+    args = parser.parse_args(argv)
+    args.data = data
+    if args.model not in TASKS[data].MODELS:
+        fitting = [name for name, task in TASKS.items() if args.model in task.MODELS]
+        parser.error(f"--model {args.model} needs --data {' or '.join(fitting)}")
+    return args

@@ -394,7 +394,9 @@ def report(run: Run, record: dict) -> None:
 def make_loaders(args) -> tuple[Loader, Loader]:
     ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
     train_set, val_set = (TASKS[args.data].make_dataset(args, mode) for mode in ("train", "val"))
-    train_batches = EpochBatchSampler(len(train_set), args.batch_size, args.seed, **ranks)
+    train_batches = EpochBatchSampler(
+        len(train_set), args.batch_size, args.seed, **ranks, sizes=args.train_sizes
+    )
     val_batches = EpochBatchSampler(
         len(val_set), args.batch_size_for_validation, **ranks, shuffle=False, drop_last=False
     )
@@ -406,11 +408,16 @@ def make_loaders(args) -> tuple[Loader, Loader]:
 
 def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
     """The learning rate as a function of the step alone. (Paddle's cosine is a recursion.)"""
-    if args.lr_strategy == "cosine_decay":
-        steps = args.num_epochs * steps_per_epoch
-        return lr.LambdaDecay(args.lr, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    steps = args.num_epochs * steps_per_epoch
     boundaries = [epoch * steps_per_epoch for epoch in args.step_epochs]
-    return lr.PiecewiseDecay(boundaries, [args.lr * 0.1**i for i in range(len(boundaries) + 1)])
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / args.warmup_steps) if args.warmup_steps else 1.0
+        if args.lr_strategy == "cosine_decay":
+            return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        return warm * 0.1 ** sum(step >= boundary for boundary in boundaries)
+
+    return lr.LambdaDecay(args.lr, factor)
 
 
 def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:

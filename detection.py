@@ -1,0 +1,125 @@
+"""Detection: YOLOv3 on Pascal VOC, its loss, and mean average precision."""
+
+from __future__ import annotations
+
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+import yolov3
+from mean_ap import average_precision, hits
+from program import no_pretrained
+from voc_reader import VOCDataset, read_classes
+
+DATA = ["voc"]
+MODELS = ["yolov3"]
+COUNTED = ("loss",)  # while training, as means over the samples
+MEASURED = ("map_11point", "map_area")  # by the metric; the first one tells which weights are best
+OWN_OPTIONS = ["image_size", "train_sizes", "mixup_epochs"]
+SHOWN = 0.3  # score from which a detection is drawn
+# What differs from classification's defaults; PaddleDetection's yolov3_mobilenet_v1_270e_voc.
+DEFAULTS = {
+    "model": "yolov3",
+    "batch_size": 8,
+    "batch_size_for_validation": 8,
+    "lr": 0.001,
+    "l2_decay": 5e-4,
+    "num_epochs": 270,
+    "step_epochs": [216, 243],
+    "warmup_steps": 1000,
+    "mixup_epochs": 250,
+    "image_size": 416,
+    "train_sizes": [320, 608],
+}
+
+
+def num_classes(options) -> int:
+    return len(read_classes(folder(options)))
+
+
+def folder(options) -> str:
+    return options.data_dir or "data/VOCdevkit"
+
+
+def make_dataset(options, mode: str) -> VOCDataset:
+    """'train' or 'val'. Setting its `epoch` varies augmentation."""
+    dataset = VOCDataset(
+        folder(options), mode, options.image_size, options.mixup_epochs, options.seed
+    )
+    if len(dataset.classes) != options.num_classes:
+        raise ValueError(
+            f"{folder(options)} has {len(dataset.classes)} classes, the model "
+            f"{options.num_classes}; label_list.txt there names them"
+        )
+    return dataset
+
+
+def make_model(options, pretrained: bool = False) -> yolov3.YOLOv3:
+    """Raises ValueError: there is no such model, or its ImageNet weights cannot be had."""
+    if options.model not in MODELS:
+        raise ValueError(f"there is no model {options.model!r} for {options.data}; take yolov3")
+    try:
+        return yolov3.YOLOv3(options.num_classes, options.scale, pretrained)
+    except (RuntimeError, OSError, AssertionError) as error:
+        if not pretrained:
+            raise
+        raise no_pretrained("mobilenet_v1", error) from None
+
+
+def loss(outputs, targets: list[paddle.Tensor]) -> paddle.Tensor:
+    return yolov3.loss(outputs, *targets).mean()
+
+
+def counts(outputs, targets: list[paddle.Tensor], mean_loss: paddle.Tensor) -> paddle.Tensor:
+    """float64 [2] on the device: sum of the loss, samples."""
+    samples = paddle.full([], outputs[0].shape[0], "float64")
+    return paddle.stack([mean_loss.detach().astype("float64").reshape([]) * samples, samples])
+
+
+class Metric:
+    """Mean average precision at IoU 0.5 over a test set, ranked over all of it."""
+
+    def __init__(self, dataset: VOCDataset):
+        self.dataset = dataset
+        self.rows = [np.zeros((0, 4))]  # class, score, 0 or 1, sample
+        self.seen = {}  # by sample: boxes, scores, classes
+
+    def add(self, outputs, targets: list[paddle.Tensor]) -> None:
+        sizes, indices = targets
+        for index, found in zip(indices.tolist(), yolov3.detections(outputs, sizes)):
+            self.seen[index] = found
+            boxes, scores, classes = found
+            truth = self.dataset.objects[index]
+            for label in np.unique(classes):
+                mine, there = classes == label, truth.labels == label
+                right = hits(boxes[mine], truth.boxes[there], truth.difficult[there])
+                rows = np.full((len(right), 4), (label, 0, 0, index), np.float64)
+                rows[:, 1], rows[:, 2] = scores[mine], right
+                self.rows.append(rows[right >= 0])
+
+    def result(self) -> dict:
+        """map_11point, map_area (fractions), the same by class, and samples, of all ranks."""
+        rows = gathered(np.concatenate(self.rows))
+        rows = rows[np.lexsort((rows[:, 3], -rows[:, 1]))]  # also by sample, as scores may tie
+        objects = self.dataset.objects
+        per_class = {}
+        for label, name in enumerate(self.dataset.classes):
+            positives = sum(int((~o.difficult & (o.labels == label)).sum()) for o in objects)
+            per_class[name] = average_precision(rows[rows[:, 0] == label, 2], positives)
+        means = np.nanmean(list(per_class.values()), axis=0).tolist()  # NaN: not in the test set
+        return {**dict(zip(MEASURED, means)), "per_class": per_class, "samples": len(objects)}
+
+
+def gathered(rows: np.ndarray) -> np.ndarray:
+    """The rows of all ranks; each has another number of them."""
+    if dist.get_world_size() == 1:
+        return rows
+    lengths, parts = [], []
+    dist.all_gather(lengths, paddle.to_tensor([len(rows)], dtype="int64"))
+    lengths = [int(length[0]) for length in lengths]
+    padded = np.zeros((max(*lengths, 1), 4))
+    padded[: len(rows)] = rows
+    dist.all_gather(parts, paddle.to_tensor(padded))
+    return np.concatenate([part.numpy()[:length] for part, length in zip(parts, lengths)])

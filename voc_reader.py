@@ -1,0 +1,357 @@
+"""Pascal VOC, or pictures of yours in its layout, as a paddle.io.Dataset, and its transforms.
+
+    data_dir/VOC2007/, data_dir/VOC2012/      either or both; or data_dir itself holds
+        JPEGImages/000001.jpg                 (or .jpeg, .png)
+        Annotations/000001.xml
+        ImageSets/Main/trainval.txt, test.txt     names a line; where no year has a test.txt,
+        ImageSets/Main/train.txt, val.txt         these
+    data_dir/label_list.txt                   names of the classes, in order; else VOC's twenty
+
+All annotations are read and checked at the start; pictures are decoded as by imagenet_reader.py.
+A transform is a function of a Sample and a random generator: no other state.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import paddle
+
+from imagenet_reader import MEAN, decode, normalize, open_file, read_file, resize
+from mean_ap import iou
+
+CLASSES = [
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+]
+YEARS = ("VOC2007", "VOC2012")
+MAX_BOXES = 50  # of a picture in training
+MAX_XML = 1 << 20  # bytes; VOC's largest annotation has 16,000
+MAX_LIST = 64 << 20
+MAX_SIDE = 1024  # of a picture in training; VOC's have 500 at most, and expand() makes them 4 times
+
+
+class Sample(NamedTuple):
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    boxes: np.ndarray  # float32 [N, 4]: x1, y1, x2, y2 in pixels, 0 at the left and the top edge
+    labels: np.ndarray  # int32 [N]
+    weights: np.ndarray  # float32 [N]: of the boxes in the loss
+
+
+class Objects(NamedTuple):
+    """What an annotation tells."""
+
+    boxes: np.ndarray  # float32 [N, 4], as in a Sample
+    labels: np.ndarray  # int32 [N]
+    difficult: np.ndarray  # bool [N]
+    size: tuple[int, int] | None  # height and width of the picture
+
+
+class VOCDataset(paddle.io.Dataset):
+    """Objects in pictures.
+
+    'train': item i, or (i, size), is the image, float32 [3, size, size], and 50 boxes, float32
+    [50, 4] (middle, width, height in 0..1, zeros behind the last), their labels, int32 [50], and
+    weights, float32 [50]; augmented as a function of (seed, epoch, i). Set `epoch` before the
+    loader is iterated.
+    'val': the image, resized without keeping its ratio, int32 [2], its height and width before,
+    and i; `objects[i]` is what there is to be found.
+
+    Raises ValueError or FileNotFoundError: here if anything is wrong in a list or an annotation,
+    from an item if its picture is.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike,
+        mode: str,
+        image_size: int = 416,
+        mixup_epochs: int = 0,
+        seed: int = 0,
+    ):
+        if mode not in ("train", "val"):
+            raise ValueError(f"mode must be 'train' or 'val', got {mode!r}")
+        if not 32 <= image_size <= 4096 or image_size % 32:
+            raise ValueError(f"image_size must be a multiple of 32 up to 4096, got {image_size}")
+        self.mode, self.image_size, self.seed, self.epoch = mode, image_size, seed, 0
+        self.mixup_epochs = mixup_epochs
+        self.classes = read_classes(data_dir)
+        self.names = list_names(os.fspath(data_dir), mode)
+        self.objects = [
+            read_annotation(os.path.join(folder, "Annotations", f"{name}.xml"), self.classes)
+            for folder, name in self.names
+        ]
+        if mode == "val" and not any((~o.difficult).any() for o in self.objects):
+            raise ValueError(f"{data_dir}: no object in the test pictures: nothing to measure")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple:
+        index, size = key if isinstance(key, tuple) else (key, self.image_size)
+        if self.mode == "val":
+            pixels = self.pixels(index)
+            shape = np.array(pixels.shape[:2], np.int32)
+            return normalize(resize(pixels, size, size)), shape, np.int64(index)
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        sample = self.sample(index)
+        if self.epoch < self.mixup_epochs:
+            other = self.sample(int(rng.integers(len(self))))
+            sample = mixup(sample, other, rng.beta(1.5, 1.5))
+        for transform in (distort, expand, crop, flip):
+            sample = transform(sample, rng)
+        return target(sample, size)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """The picture as it is, uint8 [H, W, 3]."""
+        path = find_picture(*self.names[index])
+        try:
+            pixels = decode(read_file(path), fast=self.mode == "train")
+            size = self.objects[index].size
+            if size is not None and size != pixels.shape[:2]:
+                found = "{1} x {0} pixels, its annotation says {3} x {2}"
+                raise ValueError(found.format(*pixels.shape[:2], *size))
+        except (FileNotFoundError, ValueError) as error:
+            name = self.names[index][1]
+            raise type(error)(f"{path}: {error}; replace it or take {name} off the list") from None
+        return pixels
+
+    def sample(self, index: int) -> Sample:
+        pixels, objects = self.pixels(index), self.objects[index]
+        shrink = min(1.0, MAX_SIDE / max(pixels.shape[:2]))
+        if shrink < 1:
+            pixels = resize(pixels, *(max(1, round(side * shrink)) for side in pixels.shape[:2]))
+        weights = np.ones(len(objects.boxes), np.float32)
+        return Sample(pixels, objects.boxes * np.float32(shrink), objects.labels, weights)
+
+
+def read_classes(data_dir: str | os.PathLike) -> list[str]:
+    """The names of the classes, from label_list.txt or VOC's."""
+    path = os.path.join(data_dir, "label_list.txt")
+    if not os.path.exists(path):
+        return CLASSES
+    classes = [line.strip() for line in read_text(path, MAX_XML).splitlines() if line.strip()]
+    twice = {name for name in classes if classes.count(name) > 1}
+    if twice or not classes:
+        why = f"{sorted(twice)} stand there twice" if twice else "it names no class"
+        raise ValueError(f"{path}: {why}; one name a line")
+    return classes
+
+
+def read_text(path: str, most: int) -> str:
+    """UTF-8 text of at most so many bytes."""
+    try:
+        with open_file(path) as file:
+            data = file.read(most + 1)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: {error}") from None
+    if len(data) > most:
+        raise ValueError(f"{path} has more than {most:,} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error.reason}") from None
+
+
+def list_names(data_dir: str, mode: str) -> list[tuple[str, str]]:
+    """Folder and name of every picture of 'train' or 'val'."""
+    if not os.path.isdir(data_dir):
+        raise FileNotFoundError(f"there is no data folder {data_dir}; give another --data_dir")
+    years = [os.path.join(data_dir, year) for year in YEARS]
+    folders = [folder for folder in years if os.path.isdir(folder)] or [data_dir]
+
+    def lists(which: str) -> list[tuple[str, str]]:
+        paths = ((f, os.path.join(f, "ImageSets", "Main", f"{which}.txt")) for f in folders)
+        return [(folder, path) for folder, path in paths if os.path.exists(path)]
+
+    splits = ("trainval", "test") if lists("test") else ("train", "val")
+    which = splits[mode == "val"]
+    names = []
+    for folder, path in lists(which):
+        for number, line in enumerate(read_text(path, MAX_LIST).splitlines(), 1):
+            name = line.split()[0] if line.split() else ""  # lists of one class have a flag behind
+            if "/" in name or "\\" in name or "\0" in name:
+                raise ValueError(f"{path}, line {number}: {name[:200]!r} is no name of a picture")
+            if name:
+                names.append((folder, name))
+    if not names:
+        wanted = os.path.join(folders[0], "ImageSets", "Main", f"{which}.txt")
+        raise FileNotFoundError(
+            f"{wanted} is missing or empty; --data_dir must hold VOC2007 or VOC2012, or "
+            "JPEGImages, Annotations and ImageSets/Main of your own"
+        )
+    return names
+
+
+def find_picture(folder: str, name: str) -> str:
+    paths = [os.path.join(folder, "JPEGImages", name + end) for end in (".jpg", ".jpeg", ".png")]
+    return next((path for path in paths if os.path.exists(path)), paths[0])
+
+
+def read_annotation(path: str, classes: list[str]) -> Objects:
+    """The objects of a picture; there may be none.
+
+    VOC counts pixels from 1 and means the last one included: x1 and y1 become smaller by 1. An edge
+    may lie one pixel outside of the picture, as some of VOC's do, and is put on its border.
+
+    Raises:
+        ValueError, FileNotFoundError: naming the file, and what is wrong.
+    """
+    text = read_text(path, MAX_XML)
+    try:
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise ValueError("it declares a document type or entities, which no annotation needs")
+        try:
+            root = ElementTree.fromstring(text)
+        except ElementTree.ParseError as error:
+            raise ValueError(f"it is no XML ({error})") from None
+        size = root.find("size")
+        size = None if size is None else (round(value(size, "height")), round(value(size, "width")))
+        size = None if size is None or 0 in size else size
+        boxes, labels, difficult = [], [], []
+        for number, entry in enumerate(root.findall("object"), 1):
+            name = (entry.findtext("name") or "").strip()
+            box = entry.find("bndbox")
+            if box is None or name not in classes:
+                what = "has no bndbox" if box is None else f"is of unknown class {name[:100]!r}"
+                raise ValueError(f"object {number} {what}")
+            x1, y1, x2, y2 = (value(box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
+            given = np.array([x1 - 1, y1 - 1, x2, y2])
+            inside = given.clip(0)
+            if size is not None:
+                inside = np.minimum(inside, [size[1], size[0], size[1], size[0]])
+            if given[0] >= given[2] or given[1] >= given[3]:
+                raise ValueError(f"object {number}, {name}: its box has no area")
+            if np.abs(inside - given).max() > 1:
+                raise ValueError(f"object {number}, {name}: its box leaves the picture")
+            boxes.append(inside)
+            labels.append(classes.index(name))
+            difficult.append((entry.findtext("difficult") or "0").strip() == "1")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Objects(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels, np.int32),
+        np.array(difficult, bool),
+        size,
+    )
+
+
+def value(element: ElementTree.Element, key: str) -> float:
+    """A number below 10 million, as some of VOC's have a fraction."""
+    text = (element.findtext(key) or "").strip()
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < 1e7:
+        raise ValueError(f"{element.tag} has no {key} that is a number, but {text[:100]!r}")
+    return number
+
+
+def mixup(one: Sample, other: Sample, share: float) -> Sample:
+    """Both pictures over each other (Zhang et al., 2019): `share` of the first one."""
+    height, width = np.maximum(one.pixels.shape[:2], other.pixels.shape[:2])
+    mixed = np.zeros((height, width, 3), np.float32)
+    for sample, part in ((one, share), (other, 1 - share)):
+        mixed[: sample.pixels.shape[0], : sample.pixels.shape[1]] += sample.pixels * np.float32(
+            part
+        )
+    return Sample(
+        mixed.round().astype(np.uint8),
+        np.concatenate([one.boxes, other.boxes]),
+        np.concatenate([one.labels, other.labels]),
+        np.concatenate([one.weights * share, other.weights * (1 - share)]).astype(np.float32),
+    )
+
+
+def distort(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Brightness, contrast, saturation (each x 0.5 to 1.5) and hue (by up to 18 degrees), each in
+    one of two pictures, in random order."""
+    pixels = sample.pixels.astype(np.float32)
+    for change in rng.permutation(4):
+        if rng.random() < 0.5:
+            continue
+        factor = np.float32(rng.uniform(0.5, 1.5))
+        if change == 0:
+            pixels = pixels * factor
+        elif change == 1:
+            pixels = (pixels - pixels.mean()) * factor + pixels.mean()
+        else:
+            hsv = cv2.cvtColor(pixels.clip(0, 255) / 255, cv2.COLOR_RGB2HSV)  # 0..360, 0..1, 0..1
+            if change == 2:
+                hsv[..., 1] = (hsv[..., 1] * factor).clip(0, 1)
+            else:
+                hsv[..., 0] = (hsv[..., 0] + np.float32(rng.uniform(-18, 18))) % 360
+            pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255
+    return sample._replace(pixels=pixels.clip(0, 255).round().astype(np.uint8))
+
+
+def expand(sample: Sample, rng: np.random.Generator) -> Sample:
+    """In one of two pictures: somewhere on a canvas of the mean colour, up to 4 times as wide."""
+    if rng.random() < 0.5:
+        return sample
+    height, width = sample.pixels.shape[:2]
+    ratio = rng.uniform(1, 4)
+    canvas_height, canvas_width = round(height * ratio), round(width * ratio)
+    top = int(rng.integers(canvas_height - height + 1))
+    left = int(rng.integers(canvas_width - width + 1))
+    canvas = np.empty((canvas_height, canvas_width, 3), np.uint8)
+    canvas[:] = (MEAN.ravel() * 255).round()
+    canvas[top : top + height, left : left + width] = sample.pixels
+    return sample._replace(pixels=canvas, boxes=sample.boxes + np.float32([left, top, left, top]))
+
+
+def crop(sample: Sample, rng: np.random.Generator) -> Sample:
+    """A random part that overlaps some box by a random IoU or more (Liu et al., SSD, 2016), or
+    all; boxes with their middle outside are dropped, the others cut."""
+    height, width = sample.pixels.shape[:2]
+    least = rng.choice([-1.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
+    if least < 0 or not len(sample.boxes):
+        return sample
+    middles = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
+    for _ in range(50):
+        part, ratio = rng.uniform(0.3, 1), np.sqrt(rng.uniform(0.5, 2))
+        ratio = np.clip(ratio, part, 1 / part)
+        w, h = round(width * part * ratio), round(height * part / ratio)
+        if w < 1 or h < 1:
+            continue
+        left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+        window = np.float32([left, top, left + w, top + h])
+        inside = ((middles > window[:2]) & (middles < window[2:])).all(1)
+        if inside.any() and iou(window[None], sample.boxes).max() >= least:
+            boxes = sample.boxes[inside].clip(np.tile(window[:2], 2), np.tile(window[2:], 2))
+            return Sample(
+                sample.pixels[top : top + h, left : left + w],
+                boxes - np.tile(window[:2], 2),
+                sample.labels[inside],
+                sample.weights[inside],
+            )
+    return sample
+
+
+def flip(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Left and right exchanged, in one of two pictures."""
+    if rng.random() < 0.5:
+        return sample
+    boxes = sample.boxes.copy()
+    boxes[:, [2, 0]] = sample.pixels.shape[1] - sample.boxes[:, [0, 2]]
+    return sample._replace(pixels=cv2.flip(sample.pixels, 1), boxes=boxes)
+
+
+def target(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What the network and its loss take: see VOCDataset. Boxes beyond the 50th are dropped."""
+    count = min(MAX_BOXES, len(sample.boxes))
+    sides = np.float32(sample.pixels.shape[1::-1])
+    boxes, labels = np.zeros((MAX_BOXES, 4), np.float32), np.zeros(MAX_BOXES, np.int32)
+    weights = np.zeros(MAX_BOXES, np.float32)
+    low, high = sample.boxes[:count, :2] / sides, sample.boxes[:count, 2:] / sides
+    boxes[:count] = np.concatenate([(low + high) / 2, high - low], 1)
+    labels[:count], weights[:count] = sample.labels[:count], sample.weights[:count]
+    return normalize(resize(sample.pixels, size, size)), boxes, labels, weights
