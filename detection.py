@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
+import cv2
 import numpy as np
 import paddle
 import paddle.distributed as dist
@@ -17,8 +19,8 @@ DATA = ["voc"]
 MODELS = ["yolov3"]
 COUNTED = ("loss",)  # while training, as means over the samples
 MEASURED = ("map_11point", "map_area")  # by the metric; the first one tells which weights are best
-OWN_OPTIONS = ["image_size", "train_sizes", "mixup_epochs"]
-SHOWN = 0.3  # score from which a detection is drawn
+OWN_OPTIONS = ["image_size", "train_sizes", "augmentation", "mixup_epochs"]
+SHOWN_SCORE, SHOWN_PICTURES = 0.3, 100  # which detections are drawn, and how many pictures
 # What differs from classification's defaults; PaddleDetection's yolov3_mobilenet_v1_270e_voc.
 DEFAULTS = {
     "model": "yolov3",
@@ -29,6 +31,7 @@ DEFAULTS = {
     "num_epochs": 270,
     "step_epochs": [216, 243],
     "warmup_steps": 1000,
+    "augmentation": "full",
     "mixup_epochs": 250,
     "image_size": 416,
     "train_sizes": [320, 608],
@@ -46,7 +49,12 @@ def folder(options) -> str:
 def make_dataset(options, mode: str) -> VOCDataset:
     """'train' or 'val'. Setting its `epoch` varies augmentation."""
     dataset = VOCDataset(
-        folder(options), mode, options.image_size, options.mixup_epochs, options.seed
+        folder(options),
+        mode,
+        options.image_size,
+        options.augmentation,
+        options.mixup_epochs,
+        options.seed,
     )
     if len(dataset.classes) != options.num_classes:
         raise ValueError(
@@ -84,12 +92,12 @@ class Metric:
     def __init__(self, dataset: VOCDataset):
         self.dataset = dataset
         self.rows = [np.zeros((0, 4))]  # class, score, 0 or 1, sample
-        self.seen = {}  # by sample: boxes, scores, classes
+        self.found = {}  # by sample: boxes, scores, classes
 
     def add(self, outputs, targets: list[paddle.Tensor]) -> None:
         sizes, indices = targets
         for index, found in zip(indices.tolist(), yolov3.detections(outputs, sizes)):
-            self.seen[index] = found
+            self.found[index] = found
             boxes, scores, classes = found
             truth = self.dataset.objects[index]
             for label in np.unique(classes):
@@ -100,16 +108,60 @@ class Metric:
                 self.rows.append(rows[right >= 0])
 
     def result(self) -> dict:
-        """map_11point, map_area (fractions), the same by class, and samples, of all ranks."""
+        """map_11point, map_area (fractions) and samples, of all ranks together."""
         rows = gathered(np.concatenate(self.rows))
         rows = rows[np.lexsort((rows[:, 3], -rows[:, 1]))]  # also by sample, as scores may tie
         objects = self.dataset.objects
-        per_class = {}
+        self.by_class = {}
         for label, name in enumerate(self.dataset.classes):
             positives = sum(int((~o.difficult & (o.labels == label)).sum()) for o in objects)
-            per_class[name] = average_precision(rows[rows[:, 0] == label, 2], positives)
-        means = np.nanmean(list(per_class.values()), axis=0).tolist()  # NaN: not in the test set
-        return {**dict(zip(MEASURED, means)), "per_class": per_class, "samples": len(objects)}
+            self.by_class[name] = average_precision(rows[rows[:, 0] == label, 2], positives)
+        means = np.nanmean(list(self.by_class.values()), axis=0)  # NaN: not in the test set
+        return {**dict(zip(MEASURED, means.tolist())), "samples": len(objects)}
+
+    def table(self) -> str:
+        """Average precision by class."""
+        lines = [f"{'class':20} 11-point     area"]
+        lines += [
+            f"{name:20} {p11:8.4f} {area:8.4f}" for name, (p11, area) in self.by_class.items()
+        ]
+        return "\n".join(lines)
+
+    def show(self, folder: str) -> None:
+        """Draws the first pictures with what was found and, to the right, what is there."""
+        os.makedirs(folder, exist_ok=True)
+        for index in sorted(self.found)[:SHOWN_PICTURES]:
+            boxes, scores, classes = self.found[index]
+            pixels, truth = self.dataset.pixels(index), self.dataset.objects[index]
+            names = [self.dataset.classes[label] for label in classes]
+            marks = [f"{name} {score:.2f}" for name, score in zip(names, scores)]
+            clear = scores >= SHOWN_SCORE
+            found = drawn(
+                pixels, boxes[clear], classes[clear], [m for m, c in zip(marks, clear) if c]
+            )
+            names = [self.dataset.classes[label] for label in truth.labels]
+            names = [n + " (difficult)" * d for n, d in zip(names, truth.difficult)]
+            there = drawn(pixels, truth.boxes, truth.labels, names)
+            path = os.path.join(folder, f"{self.dataset.names[index][1]}.png")
+            both = np.concatenate([found, np.full_like(found[:, :4], 255), there], 1)
+            data = cv2.imencode(".png", cv2.cvtColor(both, cv2.COLOR_RGB2BGR))[1]
+            with open(path, "wb") as file:
+                file.write(data)
+
+
+def drawn(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list) -> np.ndarray:
+    """The picture, 300 pixels wide or more, with boxes and names; a colour a class."""
+    scale = max(1, -(-300 // pixels.shape[1]))
+    pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    for box, label, name in zip(boxes, labels, names):
+        x1, y1, x2, y2 = (round(float(edge)) for edge in box * scale)
+        hue = np.uint8([[[label * 67 % 180, 255, 255]]])
+        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+        cv2.rectangle(pixels, (x1, y1), (x2 - 1, y2 - 1), colour, 2)
+        at = (x1 + 3, y1 + 14)
+        cv2.putText(pixels, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(pixels, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+    return pixels
 
 
 def gathered(rows: np.ndarray) -> np.ndarray:

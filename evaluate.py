@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_common_options(parser)
     add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s)")
     add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
+    add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures")
     add("--json", action="store_true", help="print the results as one line of JSON")
     add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
     return parser
@@ -67,6 +68,8 @@ def main(argv=None) -> None:
     dataset = task.make_dataset(options, "val")
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
     metric = task.Metric(dataset)
+    if args.show and not hasattr(metric, "show"):
+        raise ValueError("--show draws what a detector finds: it needs --data voc")
     started = time.perf_counter()
     tested = evaluate(model, Loader(dataset, batches, args.num_workers), metric)
     seconds = time.perf_counter() - started
@@ -77,6 +80,10 @@ def main(argv=None) -> None:
         "prunable_sparsity": sparsity(prunable),
         "samples": tested["samples"],
     }
+    if args.show:
+        metric.show(args.show)
+    if not args.json and hasattr(metric, "table"):
+        print(metric.table())
     if args.per_layer:
         print(sparsity_table(model, prunable))
     if args.json:

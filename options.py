@@ -8,12 +8,14 @@ import json
 import checkpoint
 from program import boolean, number
 from tasks import TASKS, add_common_options, input_size, parse
+from voc_reader import AUGMENTATIONS
 
 # Options that decide how a training goes on: a resumed run has to repeat them.
 LASTING = """
     data model scale num_classes seed amp lr lr_strategy step_epochs warmup_steps l2_decay
     momentum_rate pruning_mode ratio threshold static_masks prune_params_type local_sparsity
-    sparse_block distribution prune_period pruning_strategy image_size train_sizes mixup_epochs
+    sparse_block distribution prune_period pruning_strategy image_size train_sizes augmentation
+    mixup_epochs
 """.split()  # noqa: SIM905
 LASTING_GMP = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 
@@ -88,6 +90,8 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         help="of all randomness (default: %(default)s)")
     add("--train_sizes", type=input_size, nargs=2, metavar=("MIN", "MAX"),
         help="voc: side of the pictures, another one in each step (default: 320 608)")
+    add("--augmentation", choices=AUGMENTATIONS, help="voc: full is distorted colours, expand, "
+        "crop, flip and mixup (default: full)")
     add("--mixup_epochs", type=number(int, 0), help="voc: epochs with mixup (default: 250)")
     add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
     # fmt: on

@@ -72,6 +72,7 @@ class VOCDataset(paddle.io.Dataset):
         data_dir: str | os.PathLike,
         mode: str,
         image_size: int = 416,
+        augmentation: str = "full",
         mixup_epochs: int = 0,
         seed: int = 0,
     ):
@@ -80,7 +81,10 @@ class VOCDataset(paddle.io.Dataset):
         if not 32 <= image_size <= 4096 or image_size % 32:
             raise ValueError(f"image_size must be a multiple of 32 up to 4096, got {image_size}")
         self.mode, self.image_size, self.seed, self.epoch = mode, image_size, seed, 0
-        self.mixup_epochs = mixup_epochs
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(f"augmentation must be one of {AUGMENTATIONS}, got {augmentation!r}")
+        self.transforms = AUGMENTATIONS[augmentation]
+        self.mixup_epochs = mixup_epochs if augmentation == "full" else 0
         self.classes = read_classes(data_dir)
         self.names = list_names(os.fspath(data_dir), mode)
         self.objects = [
@@ -104,7 +108,7 @@ class VOCDataset(paddle.io.Dataset):
         if self.epoch < self.mixup_epochs:
             other = self.sample(int(rng.integers(len(self))))
             sample = mixup(sample, other, rng.beta(1.5, 1.5))
-        for transform in (distort, expand, crop, flip):
+        for transform in self.transforms:
             sample = transform(sample, rng)
         return target(sample, size)
 
@@ -343,6 +347,9 @@ def flip(sample: Sample, rng: np.random.Generator) -> Sample:
     boxes = sample.boxes.copy()
     boxes[:, [2, 0]] = sample.pixels.shape[1] - sample.boxes[:, [0, 2]]
     return sample._replace(pixels=cv2.flip(sample.pixels, 1), boxes=boxes)
+
+
+AUGMENTATIONS = {"full": (distort, expand, crop, flip), "flip": (flip,)}
 
 
 def target(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -2,8 +2,8 @@
 
     python benchmarks/shapes.py data/shapes --train 400 --test 100 --side 96
 
-Three classes: red circles, green squares, blue triangles, one to three in a picture, on parts of the
-two photographs that come with scikit-learn. The same seed gives the same pictures.
+Three classes: red circles, green squares, blue triangles, one to three in a picture, on parts of
+the two photographs that come with scikit-learn. The same seed gives the same pictures.
 """
 
 from __future__ import annotations
@@ -70,9 +70,13 @@ def make(folder: Path, train: int, test: int, side: int, seed: int = 0) -> None:
     for part, (split, count) in enumerate({"trainval": train, "test": test}.items()):
         names = [f"{split}{number:05}" for number in range(count)]
         for number, name in enumerate(names):
-            pixels, objects = picture(photographs, side, np.random.default_rng((seed, part, number)))
+            pixels, objects = picture(
+                photographs, side, np.random.default_rng((seed, part, number))
+            )
             path = str(year / "JPEGImages" / f"{name}.jpg")
-            cv2.imwrite(path, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+            cv2.imwrite(
+                path, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95]
+            )
             (year / "Annotations" / f"{name}.xml").write_text(annotation(side, objects))
         listed = "".join(f"{name}\n" for name in names)
         (year / "ImageSets" / "Main" / f"{split}.txt").write_text(listed)

@@ -14,6 +14,8 @@ import paddle
 import pytest
 from PIL import Image
 
+from benchmarks import shapes
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -49,6 +51,14 @@ def imagenet_dir(tmp_path_factory):
             Image.fromarray(rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(folder / name)
             lines.append(f"{name} {i}\n")
         (folder / f"{mode}_list.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def voc_dir(tmp_path_factory):
+    """A folder with 9 training and 5 test pictures of 64x64 in VOC's layout, and 3 classes."""
+    folder = tmp_path_factory.mktemp("voc")
+    shapes.make(folder, train=9, test=5, side=64)
     return folder
 
 
