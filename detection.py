@@ -140,7 +140,7 @@ class Metric:
                 pixels, boxes[clear], classes[clear], [m for m, c in zip(marks, clear) if c]
             )
             names = [self.dataset.classes[label] for label in truth.labels]
-            names = [n + " (difficult)" * d for n, d in zip(names, truth.difficult)]
+            names = [n + " (difficult)" * bool(d) for n, d in zip(names, truth.difficult)]
             there = drawn(pixels, truth.boxes, truth.labels, names)
             path = os.path.join(folder, f"{self.dataset.names[index][1]}.png")
             both = np.concatenate([found, np.full_like(found[:, :4], 255), there], 1)

@@ -139,6 +139,8 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
             )
     if args.step_epochs != sorted(set(args.step_epochs)):
         parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
+    if args.train_sizes and args.train_sizes[0] > args.train_sizes[1]:
+        parser.error("argument --train_sizes: smallest first")
     if args.use_pretrained and args.pretrained_model:
         parser.error("--use_pretrained and --pretrained_model exclude each other")
     if args.use_pretrained is None:

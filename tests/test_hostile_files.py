@@ -634,6 +634,7 @@ STATES = {
             "data": [[], {}, 1],
             "scale": ["1", [], 1e9, -1, float("nan"), None],
             "num_classes": [1 << 40, -1, "10", True, 0.5],
+            "image_size": ["96", 96.5, [96]],
             "batch_size": ["x", [], None],
             "ranks": ["x", [], None],
         }.items()
@@ -661,6 +662,7 @@ OPTIONS = {
         "data": [[], {}, 1, "/etc"],
         "scale": ["1", [], -1, float("nan"), None],
         "num_classes": [1 << 40, -1, "10", 0.5],
+        "image_size": ["96", 96.5, [96]],
     }.items()
     for value in values
 }
