@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ import train
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README_zh.md")
+SMALL_VOC = "--image_size 64 --train_sizes 64 64"
 SMALL = "--scale 0.25 --batch_size 2 --batch_size_for_validation 2 --num_workers 0 --max_steps 1"
 
 
@@ -53,17 +55,31 @@ def trained(imagenet_dir, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained_voc(voc_dir, tmp_path_factory):
+    """The same for detection."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "VOCdevkit").symlink_to(voc_dir)
+    options = f"--data voc --data_dir VOCdevkit {SMALL} {SMALL_VOC}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train.main(options.split())
+    return folder
+
+
 @pytest.mark.parametrize(
     "command", [c for c in commands("README.md") if "python " in c and "--nnodes" not in c]
 )
-def test_readme_command(command, trained, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(trained)
+def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, capfd):
+    voc = "--data voc" in command
+    monkeypatch.chdir(trained_voc if voc else trained)
     words = shlex.split(command.removeprefix("for try in 1 2 3; do ").partition(" && ")[0])
     if "evaluate.py" in words:
         evaluate.main(words[2:])
-        assert "top1" in capfd.readouterr().out
+        assert ("map_11point" if voc else "top1") in capfd.readouterr().out
+        assert "--show" not in words or len(list(Path("seen").iterdir())) == 5
         return
-    small = SMALL.split()
+    small = SMALL.split() + voc * SMALL_VOC.split()
     if "--resume_epoch 9" in command:
         small[small.index("--max_steps") :] = ["--num_epochs", "11"]
     options = [*words[words.index("train.py") + 1 :], *small, "--model_path", str(tmp_path)]
@@ -101,6 +117,18 @@ def run_sh(tmp_path):
         )  # fmt: skip
 
     return call
+
+
+def test_run_sh_yolov3_threshold(run_sh, trained_voc, tmp_path):
+    options = [*SMALL.split(), *SMALL_VOC.split(), "--data_dir", "VOCdevkit"]
+    done = run_sh("yolov3_threshold", *options, "--model_path", tmp_path / "new",
+                  CWD=str(trained_voc), LAUNCH_OPTIONS="--nproc_per_node 2")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    state = json.loads((tmp_path / "new" / "train-state.json").read_text())
+    assert state["step"] == 1
+    assert state["ranks"] == 2
+    assert state["options"]["step_epochs"] == [232, 261]
+    assert state["options"]["l2_decay"] == 5e-4
 
 
 @pytest.mark.parametrize("name", ["threshold", "ratio", "multi_gpu", "resume", "evaluate"])
