@@ -97,15 +97,18 @@ class Metric:
     def add(self, outputs, targets: list[paddle.Tensor]) -> None:
         sizes, indices = targets
         for index, found in zip(indices.tolist(), yolov3.detections(outputs, sizes)):
-            self.found[index] = found
-            boxes, scores, classes = found
-            truth = self.dataset.objects[index]
-            for label in np.unique(classes):
-                mine, there = classes == label, truth.labels == label
-                right = hits(boxes[mine], truth.boxes[there], truth.difficult[there])
-                rows = np.full((len(right), 4), (label, 0, 0, index), np.float64)
-                rows[:, 1], rows[:, 2] = scores[mine], right
-                self.rows.append(rows[right >= 0])
+            self.count(index, *found)
+
+    def count(self, index: int, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
+        """What was found in picture `index`, the highest score first."""
+        self.found[index] = boxes, scores, classes
+        truth = self.dataset.objects[index]
+        for label in np.unique(classes):
+            mine, there = classes == label, truth.labels == label
+            right = hits(boxes[mine], truth.boxes[there], truth.difficult[there])
+            rows = np.full((len(right), 4), (label, 0, 0, index), np.float64)
+            rows[:, 1], rows[:, 2] = scores[mine], right
+            self.rows.append(rows[right >= 0])
 
     def result(self) -> dict:
         """map_11point, map_area (fractions) and samples, of all ranks together."""

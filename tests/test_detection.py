@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import cv2
 import numpy as np
 import paddle
 import pytest
-from conftest import error_line, metrics, weights
+from conftest import ROOT, error_line, metrics, weights
 
 import checkpoint
 import detection
@@ -126,7 +129,7 @@ class Drawn:
     ]  # fmt: skip
 
 
-def test_the_metric_ranks_over_the_whole_data_set(monkeypatch):
+def test_the_metric_ranks_over_the_whole_data_set():
     found = {
         0: (
             np.float32([[0, 0, 10, 10], [20, 20, 30, 30]]),
@@ -139,16 +142,53 @@ def test_the_metric_ranks_over_the_whole_data_set(monkeypatch):
             np.int64([0, 0]),
         ),
     }
-    monkeypatch.setattr(yolov3, "detections", lambda outputs, sizes: [found[i] for i in outputs])
     metric = detection.Metric(Drawn())
-    for batch in ([1], [0]):
-        metric.add(batch, [None, paddle.to_tensor(batch)])
+    for index in (1, 0):
+        metric.count(index, *found[index])
     result = metric.result()
     # By score: difficult (not counted), wrong, right, right. Precision 0, 1/2, 2/3 of two objects.
     assert result["map_11point"] == pytest.approx(2 / 3)
     assert result["map_area"] == pytest.approx(2 / 3)
     assert result["samples"] == 2
     assert math.isnan(metric.by_class["b"][0])  # is not in the test set, and not in the mean
+
+
+RANKS = """
+import json, sys, zlib
+import numpy as np, paddle
+import paddle.distributed as dist
+import detection
+from sampler import EpochBatchSampler
+from voc_reader import VOCDataset
+
+if dist.get_world_size() > 1:
+    dist.init_parallel_env()
+dataset = VOCDataset(sys.argv[1], "val")
+metric, rank, ranks = detection.Metric(dataset), dist.get_rank(), dist.get_world_size()
+for batch in EpochBatchSampler(len(dataset), 2, 0, rank, ranks, shuffle=False, drop_last=False):
+    for index in batch:  # all that is there, among wrong boxes; the scores tie
+        truth = dataset.objects[index]
+        boxes = np.concatenate([truth.boxes[:1] / 9, truth.boxes, truth.boxes / 9])
+        scores = np.full(len(boxes), 0.5)
+        classes = np.concatenate([truth.labels[:1], truth.labels, truth.labels])
+        metric.count(index, boxes, scores, classes)
+with open(f"{sys.argv[2]}/{ranks}-{rank}.json", "w") as file:
+    json.dump([metric.result(), metric.by_class], file)
+"""
+
+
+def test_several_ranks_measure_what_one_does(voc_dir, tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+    for command in ([sys.executable], [*launcher, "--log_dir", tmp_path / "log"]):
+        subprocess.run(
+            [*command, script, voc_dir, tmp_path], check=True, stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PADDLE_DISTRI_BACKEND": "gloo"},
+        )  # fmt: skip
+    alone, *both = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json")))
+    assert both == [alone, alone]
+    assert 0.3 < alone[0]["map_11point"] < 1
 
 
 def test_boxes_are_drawn_beside_the_truth(voc, tmp_path, monkeypatch):

@@ -251,6 +251,8 @@ def test_a_sample_depends_on_seed_epoch_and_number_alone(voc_dir):
     dataset[4, 96]
     assert all((a == b).all() for a, b in zip(first, dataset[3, 64]))
     assert len(set(first[3][first[3] > 0])) == 2  # two weights: mixup
+    dataset.names[4], dataset.objects[4] = dataset.names[3], dataset.objects[3]
+    assert not (dataset[3, 64][0] == dataset[4, 64][0]).all()  # one picture, two samples
     dataset.epoch = 1
     other = dataset[3, 64]
     assert not (first[0] == other[0]).all()

@@ -30,6 +30,14 @@ def test_at_full_width_it_has_the_sizes_of_the_paper():
     assert [channels[f"blocks.{i}.0.0.weight"][1] for i in range(3)] == [1024, 256 + 512, 128 + 256]
 
 
+def test_training_begins_where_nearly_all_anchors_are_empty(model):
+    for head in model.heads:
+        objectness = head.bias.reshape([3, 8])[:, 4]
+        assert paddle.nn.functional.sigmoid(objectness).tolist() == pytest.approx(
+            [0.01] * 3, rel=0.01
+        )
+
+
 def targets(*objects):
     """Boxes, labels, weights of one picture, with one row of padding."""
     boxes, labels = np.zeros([1, len(objects) + 1, 4]), np.zeros([1, len(objects) + 1])
