@@ -166,12 +166,10 @@ if dist.get_world_size() > 1:
 dataset = VOCDataset(sys.argv[1], "val")
 metric, rank, ranks = detection.Metric(dataset), dist.get_rank(), dist.get_world_size()
 for batch in EpochBatchSampler(len(dataset), 2, 0, rank, ranks, shuffle=False, drop_last=False):
-    for index in batch:  # all that is there, among wrong boxes; the scores tie
+    for index in batch:  # scores tie; what is found is right in one of two pictures
         truth = dataset.objects[index]
-        boxes = np.concatenate([truth.boxes[:1] / 9, truth.boxes, truth.boxes / 9])
-        scores = np.full(len(boxes), 0.5)
-        classes = np.concatenate([truth.labels[:1], truth.labels, truth.labels])
-        metric.count(index, boxes, scores, classes)
+        boxes, scores = truth.boxes / (1 + index % 2 * 8), np.full(len(truth.boxes), 0.5)
+        metric.count(index, boxes, scores, truth.labels)
 with open(f"{sys.argv[2]}/{ranks}-{rank}.json", "w") as file:
     json.dump([metric.result(), metric.by_class], file)
 """
