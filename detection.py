@@ -163,7 +163,9 @@ def drawn(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list
         cv2.rectangle(pixels, (x1, y1), (x2 - 1, y2 - 1), colour, 2)
         at = (x1 + 3, y1 + 14)
         cv2.putText(pixels, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(pixels, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+        cv2.putText(
+            pixels, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
+        )
     return pixels
 
 
