@@ -38,7 +38,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "2")  # Paddle takes one: a third slower
     data = args.out / "shapes"
-    make(data, args.pictures, max(1, args.pictures // 2), 96, args.seed)
+    make(data, args.pictures, args.pictures, 96, args.seed)
     common = [*COMMON, "--data_dir", str(data), "--seed", str(args.seed)]
     dense = args.out / "dense"
     more = [

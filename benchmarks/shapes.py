@@ -39,7 +39,7 @@ def picture(photographs: list[np.ndarray], side: int, rng: np.random.Generator):
     pixels = cv2.resize(window, (side, side), interpolation=cv2.INTER_AREA)
     objects, taken = [], np.zeros((side, side), bool)
     while len(objects) < rng.integers(1, 4):
-        size = int(rng.integers(side // 5, side // 2))
+        size = int(rng.integers(side // 4, side // 2))
         x, y = (int(n) for n in rng.integers(0, side - size + 1, 2))
         if taken[y : y + size, x : x + size].any():
             continue
