@@ -308,7 +308,8 @@ def _is_state(state) -> bool:
     for name, kind in {"model": str, "data": str, "batch_size": int, "num_classes": int}.items():
         if name in options and type(options[name]) is not kind:
             return False
-    if "scale" in options and not (type(options["scale"]) in (int, float) and options["scale"] > 0):
+    scale = options.get("scale", 1)
+    if type(scale) not in (int, float) or not 0.001 <= scale <= 1000:
         return False
     if type(options.get("image_size")) not in (int, type(None)):
         return False

@@ -18,6 +18,7 @@ from program import no_pretrained, summarize
 # The number of classes by data set.
 DATA = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}
 MODELS = [name for name in models.__all__ if name[0].islower()]
+PRETRAINED = ["cifar10", "imagenet"]  # start from ImageNet weights by default
 DEFAULTS, OWN_OPTIONS = {"model": "mobilenet_v1"}, []
 COUNTED = ("loss", "top1", "top5")  # while training, as means over the samples
 MEASURED = ("top1", "top5", "loss")  # by the metric; the first one tells which weights are best
@@ -56,6 +57,8 @@ def make_model(options, pretrained: bool = False):
         raise ValueError(f"{name} has one width only; leave --scale out")
     try:
         model = constructor(pretrained=pretrained, num_classes=options.num_classes, **width)
+    except (ZeroDivisionError, OverflowError):
+        raise ValueError(f"{name} cannot be {scale} times as wide") from None
     except (RuntimeError, OSError, AssertionError) as error:
         if not pretrained:
             raise

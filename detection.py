@@ -17,6 +17,7 @@ from voc_reader import VOCDataset, read_classes
 
 DATA = ["voc"]
 MODELS = ["yolov3"]
+PRETRAINED = DATA  # start from ImageNet weights by default
 COUNTED = ("loss",)  # while training, as means over the samples
 MEASURED = ("map_11point", "map_area")  # by the metric; the first one tells which weights are best
 OWN_OPTIONS = ["image_size", "train_sizes", "augmentation", "mixup_epochs"]
@@ -70,6 +71,8 @@ def make_model(options, pretrained: bool = False) -> yolov3.YOLOv3:
         raise ValueError(f"there is no model {options.model!r} for {options.data}; take yolov3")
     try:
         return yolov3.YOLOv3(options.num_classes, options.scale, pretrained)
+    except (ZeroDivisionError, OverflowError):
+        raise ValueError(f"yolov3 cannot be {options.scale} times as wide") from None
     except (RuntimeError, OSError, AssertionError) as error:
         if not pretrained:
             raise
@@ -92,7 +95,7 @@ class Metric:
     def __init__(self, dataset: VOCDataset):
         self.dataset = dataset
         self.rows = [np.zeros((0, 4))]  # class, score, 0 or 1, sample
-        self.found = {}  # by sample: boxes, scores, classes
+        self.found = {}  # by sample, the first ones: boxes, scores, classes
 
     def add(self, outputs, targets: list[paddle.Tensor]) -> None:
         sizes, indices = targets
@@ -101,7 +104,8 @@ class Metric:
 
     def count(self, index: int, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
         """What was found in picture `index`, the highest score first."""
-        self.found[index] = boxes, scores, classes
+        if index < SHOWN_PICTURES:
+            self.found[index] = boxes, scores, classes
         truth = self.dataset.objects[index]
         for label in np.unique(classes):
             mine, there = classes == label, truth.labels == label
@@ -130,11 +134,9 @@ class Metric:
         ]
         return "\n".join(lines)
 
-    def show(self, folder: str) -> None:
+    def show(self, into: str) -> None:
         """Draws the first pictures with what was found and, to the right, what is there."""
-        os.makedirs(folder, exist_ok=True)
-        for index in sorted(self.found)[:SHOWN_PICTURES]:
-            boxes, scores, classes = self.found[index]
+        for index, (boxes, scores, classes) in self.found.items():
             pixels, truth = self.dataset.pixels(index), self.dataset.objects[index]
             names = [self.dataset.classes[label] for label in classes]
             marks = [f"{name} {score:.2f}" for name, score in zip(names, scores)]
@@ -145,7 +147,7 @@ class Metric:
             names = [self.dataset.classes[label] for label in truth.labels]
             names = [n + " (difficult)" * bool(d) for n, d in zip(names, truth.difficult)]
             there = drawn(pixels, truth.boxes, truth.labels, names)
-            path = os.path.join(folder, f"{self.dataset.names[index][1]}.png")
+            path = os.path.join(into, f"{self.dataset.names[index][1]}.png")
             both = np.concatenate([found, np.full_like(found[:, :4], 255), there], 1)
             data = cv2.imencode(".png", cv2.cvtColor(both, cv2.COLOR_RGB2BGR))[1]
             with open(path, "wb") as file:
@@ -153,9 +155,10 @@ class Metric:
 
 
 def drawn(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list) -> np.ndarray:
-    """The picture, 300 pixels wide or more, with boxes and names; a colour a class."""
-    scale = max(1, -(-300 // pixels.shape[1]))
-    pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    """The picture, its longer side 512 pixels, with boxes and names; a colour a class."""
+    scale = 512 / max(pixels.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     for box, label, name in zip(boxes, labels, names):
         x1, y1, x2, y2 = (round(float(edge)) for edge in box * scale)
         hue = np.uint8([[[label * 67 % 180, 255, 255]]])

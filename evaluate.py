@@ -1,17 +1,18 @@
-"""Measures a pruned checkpoint: accuracy and sparsity. Downloads nothing but data.
+"""Measures a pruned checkpoint: accuracy (of a detector: mAP) and sparsity. Downloads only data.
 
     python evaluate.py --pruned_model models/ --data imagenet
     python evaluate.py --pruned_model models/ --per_layer
     python evaluate.py --pruned_model models/epoch-9 --json
 
-Model, width, classes and data set are those in the train-state.json beside the weights, where
-there is one; else the options'.
+Model, width and classes are those in the train-state.json beside the weights, where there is one;
+so are data set and image size where they are not given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 
@@ -21,12 +22,7 @@ from sampler import EpochBatchSampler
 from tasks import TASKS, add_common_options, parse
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
 
-TRAINED = (
-    "model",
-    "scale",
-    "num_classes",
-    "image_size",
-)  # what train-state.json knows better than the options
+TRAINED = ("model", "scale", "num_classes")  # what train-state.json knows better than the options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,17 +55,24 @@ def main(argv=None) -> None:
     data = args.data or trained.get("data", "cifar10")
     if data not in TASKS:
         raise ValueError(f"there is no data set {data!r}; give --data")
-    task, args = TASKS[data], parse(parser, argv, data)
-    options = {**vars(args), **{key: trained[key] for key in TRAINED if key in trained}}
-    options = argparse.Namespace(**options, seed=0)
+    task = TASKS[data]
+    if args.image_size and "image_size" not in task.OWN_OPTIONS:
+        raise ValueError("--image_size needs --data voc")
+    if args.show:
+        if not hasattr(task.Metric, "show"):
+            raise ValueError("--show draws what a detector finds: it needs --data voc")
+        os.makedirs(args.show, exist_ok=True)
+    known = {key: trained[key] for key in TRAINED if key in trained}
+    if args.image_size is None and trained.get("image_size"):
+        known["image_size"] = trained["image_size"]
+    args = parse(parser, argv, data)
+    options = argparse.Namespace(**{**vars(args), **known}, seed=0)
     options.num_classes = options.num_classes or task.num_classes(options)
     model = task.make_model(options)
     checkpoint.load_weights(model, weights)
     dataset = task.make_dataset(options, "val")
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
     metric = task.Metric(dataset)
-    if args.show and not hasattr(metric, "show"):
-        raise ValueError("--show draws what a detector finds: it needs --data voc")
     started = time.perf_counter()
     tested = evaluate(model, Loader(dataset, batches, args.num_workers), metric)
     seconds = time.perf_counter() - started
@@ -80,8 +83,6 @@ def main(argv=None) -> None:
         "prunable_sparsity": sparsity(prunable),
         "samples": tested["samples"],
     }
-    if args.show:
-        metric.show(args.show)
     if not args.json and hasattr(metric, "table"):
         print(metric.table())
     if args.per_layer:
@@ -94,6 +95,8 @@ def main(argv=None) -> None:
             f"sparsity {results['sparsity']:.4f} prunable {results['prunable_sparsity']:.4f} "
             f"samples {results['samples']} images/s {results['samples'] / seconds:.1f}"
         )
+    if args.show:
+        metric.show(args.show)
 
 
 if __name__ == "__main__":

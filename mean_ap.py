@@ -9,7 +9,8 @@ import numpy as np
 
 
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box [N, 4] with every other [M, 4]: [N, M]."""
+    """Intersection over union of every box [N, 4] with every other [M, 4]: float64 [N, M]."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
     corners = np.maximum(boxes[:, None, :2], others[:, :2])
     sides = (np.minimum(boxes[:, None, 2:], others[:, 2:]) - corners).clip(0)
     shared = sides.prod(2)
@@ -42,19 +43,19 @@ def hits(
     return result
 
 
-def average_precision(hits: np.ndarray, positives: int) -> tuple[float, float]:
+def average_precision(right: np.ndarray, positives: int) -> tuple[float, float]:
     """VOC's two forms of it: 11-point (until 2009) and the area under the curve (since 2010).
 
     Args:
-        hits: 0 or 1 a detection over the whole data set, the highest score first.
+        right: 0 or 1 a detection over the whole data set, the highest score first.
         positives: objects to be found; NaN is returned where there are none.
     """
     if positives == 0:
         return float("nan"), float("nan")
-    right = np.cumsum(hits)
-    precision = right / np.arange(1, len(hits) + 1)
+    found = np.cumsum(right)
+    precision = found / np.arange(1, len(right) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or a higher one
     # Whole numbers, as 3 of 10 would be less than 0.1 * 3.
-    at = [np.searchsorted(10 * right, tenth * positives) for tenth in range(11)]
+    at = [np.searchsorted(10 * found, tenth * positives) for tenth in range(11)]
     points = [best[i] if i < len(best) else 0.0 for i in at]
-    return float(np.mean(points)), float(np.sum(best * (hits == 1)) / positives)
+    return float(np.mean(points)), float(np.sum(best * (right == 1)) / positives)

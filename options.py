@@ -7,7 +7,7 @@ import json
 
 import checkpoint
 from program import boolean, number
-from tasks import TASKS, add_common_options, input_size, parse
+from tasks import TASKS, add_common_options, input_size, other_defaults, parse
 from voc_reader import AUGMENTATIONS
 
 # Options that decide how a training goes on: a resumed run has to repeat them.
@@ -23,7 +23,9 @@ LASTING_GMP = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_rati
 def parse_args(argv=None, description: str = "") -> argparse.Namespace:
     # fmt: off
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        epilog=other_defaults(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_common_options(parser)
@@ -141,13 +143,13 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
     if args.train_sizes and args.train_sizes[0] > args.train_sizes[1]:
         parser.error("argument --train_sizes: smallest first")
+    if args.augmentation == "flip":
+        refuse(["mixup_epochs"], "this needs --augmentation full")
     if args.use_pretrained and args.pretrained_model:
         parser.error("--use_pretrained and --pretrained_model exclude each other")
     if args.use_pretrained is None:
         args.use_pretrained = (
-            args.data in ("cifar10", "imagenet", "voc")
-            and args.scale == 1
-            and not args.pretrained_model
+            args.data in task.PRETRAINED and args.scale == 1 and not args.pretrained_model
         )
     return args
 

@@ -57,7 +57,7 @@ class EpochBatchSampler(paddle.io.BatchSampler):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = (rng.permutation if self.shuffle else np.arange)(self.num_samples)
         if self.sizes is not None:

@@ -2,10 +2,12 @@
 
 - `DATA`, `MODELS`: names of its data sets and networks
 - `DEFAULTS`, `OWN_OPTIONS`: values of options, and options that the others do not have
+- `PRETRAINED`: the data sets whose training starts from ImageNet weights
 - `num_classes(options)`: of the data set
 - `make_dataset`, `make_model`, `loss`
 - `counts`, `COUNTED`: what is counted at every step of training
-- `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best
+- `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best;
+  a metric may have `table()` and `show(folder)`, for evaluate.py
 """
 
 from __future__ import annotations
@@ -36,6 +38,14 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     add("--num_workers", type=number(int, 0), default=16,
         help="processes that read data, at most one a core (default: %(default)s)")
     # fmt: on
+
+
+def other_defaults() -> str:
+    """For the end of --help."""
+    words = []
+    for name, value in detection.DEFAULTS.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return f"With --data voc the defaults are: {' '.join(words)}"
 
 
 def input_size(text: str) -> int:

@@ -4,6 +4,7 @@
     python train.py --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01
     python train.py --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55
     python -m paddle.distributed.launch --gpus="0,1,2,3" train.py --data imagenet --batch_size 256
+    python train.py --data voc --data_dir VOCdevkit --lr 0.001 --pruning_mode threshold
     python train.py --data imagenet --pretrained_model models --resume_epoch 29   # after epoch 29
     python train.py --data imagenet --resume_epoch latest --save_steps 1000   # start and restart
 

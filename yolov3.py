@@ -162,11 +162,13 @@ def detections(
 
 def best(boxes: paddle.Tensor, scores: paddle.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of one picture's boxes [M, 4] and their scores [M, C] by class."""
-    classes = scores.shape[1]
-    scores, order = paddle.topk(scores.flatten(), min(CANDIDATES, scores.size))
-    count = int((scores > SCORE).sum())
-    scores, order = scores[:count], order[:count]
-    boxes, labels = boxes[order // classes], order % classes
+    scores, order = paddle.topk(scores, min(CANDIDATES, scores.shape[0]), axis=0)  # of each class
+    likely = paddle.nonzero(scores > SCORE)  # [count, 2]: rank, class
+    count = likely.shape[0]
+    if count == 0:
+        return np.zeros([0, 4], np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+    labels = likely[:, 1]
+    boxes, scores = boxes[paddle.gather_nd(order, likely)], paddle.gather_nd(scores, likely)
     if count > 1:
         present = np.unique(labels.numpy()).tolist()
         kept = nms(boxes, OVERLAP, scores, labels, present, min(KEPT, count))

@@ -89,7 +89,10 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100, help="pictures (%(default)s)")
     parser.add_argument("--side", type=int, default=96, help="in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    make(**vars(parser.parse_args()))
+    args = parser.parse_args()
+    if not 32 <= args.side <= 400:
+        parser.error("--side must be in 32..400")
+    make(**vars(args))
 
 
 if __name__ == "__main__":

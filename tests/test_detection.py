@@ -42,7 +42,7 @@ def voc(voc_dir):
     "mode",
     [
         ["--pruning_mode", "threshold", "--threshold", "0.01"],
-        ["--ratio", "0.565"],
+        ["--ratio", "0.565", "--num_workers", "2"],
         ["--ratio", "0.75", "--pruning_strategy", "gmp", "--stable_epochs", "1",
          "--pruning_epochs", "1", "--pruning_steps", "2"],
     ],
@@ -191,24 +191,25 @@ def test_several_ranks_measure_what_one_does(voc_dir, tmp_path):
 
 def test_boxes_are_drawn_beside_the_truth(voc, tmp_path, monkeypatch):
     train.main([*voc, "--max_steps", "1", "--model_path", str(tmp_path / "models")])
-    box, label = np.float32([[8, 8, 40, 40]]), np.int64([0])
+    boxes, scores = np.float32([[8, 8, 40, 40], [2, 8, 60, 60]]), np.float32([0.9, 0.29])
 
     def detections(outputs, sizes):
-        return [(box, np.float32([0.9]), label) for _ in range(len(sizes))]
+        return [(boxes, scores, np.int64([0, 0])) for _ in range(len(sizes))]
 
     monkeypatch.setattr(yolov3, "detections", detections)
     evaluate.main(["--pruned_model", str(tmp_path / "models"), "--data_dir", voc[3],
                    "--num_workers", "0", "--show", str(tmp_path / "seen")])  # fmt: skip
     dataset = VOCDataset(voc[3], "val")
     assert {p.stem for p in (tmp_path / "seen").iterdir()} == {name for _, name in dataset.names}
-    scale = 5  # 64 pixels become 320
+    scale = 8  # 64 pixels become 512
     picture = cv2.cvtColor(cv2.imread(str(tmp_path / "seen" / "test00000.png")), cv2.COLOR_BGR2RGB)
-    assert picture.shape == (320, 320 + 4 + 320, 3)
+    assert picture.shape == (512, 512 + 4 + 512, 3)
     red = [255, 0, 0]
     assert picture[30 * scale, 8 * scale].tolist() == red
     assert picture[30 * scale, 40 * scale - 1].tolist() == red
+    assert picture[30 * scale, 2 * scale].tolist() != red  # not sure enough
     x1, y1, _, y2 = (dataset.objects[0].boxes[0] * scale).astype(int)
-    edge = picture[(y1 + y2) // 2, 324 + x1]
+    edge = picture[(y1 + y2) // 2, 516 + x1]
     assert sorted(edge.tolist())[0] == 0  # a saturated colour
     assert sorted(edge.tolist())[2] == 255
 
@@ -225,6 +226,9 @@ def test_what_does_not_fit_is_refused(voc, small, tmp_path, capfd):
     for option in (["--train_sizes", 64, 96], ["--image_size", 64], ["--mixup_epochs", 3],
                    ["--augmentation", "flip"]):  # fmt: skip
         assert f"{option[0]}: this needs --data voc" in refused(capfd, *small, *option, *more)
+    assert "--mixup_epochs: this needs --augmentation full" in refused(
+        capfd, *voc, "--augmentation", "flip", "--mixup_epochs", 3, *more)  # fmt: skip
+    assert "yolov3 cannot be 0.01 times as wide" in refused(capfd, *voc, "--scale", 0.01, *more)
     for sizes in (["--image_size", 100], ["--train_sizes", 64, 100]):
         assert "multiple of 32" in refused(capfd, *voc, *sizes, *more)
     assert "smallest first" in refused(capfd, *voc, "--train_sizes", 96, 64, *more)
@@ -240,10 +244,43 @@ def test_what_does_not_fit_is_refused(voc, small, tmp_path, capfd):
                    ["--warmup_steps", 0], ["--image_size", 96]):  # fmt: skip
         message = refused(capfd, *voc, *option, *more, "--resume_epoch", "latest")
         assert f"was trained with {option[0]}" in message
-    line = error_line(
-        capfd, evaluate.main, "--pruned_model", tmp_path, "--data", "digits", "--show", "x"
-    )
-    assert "yolov3" in line
+
+
+def test_evaluate_takes_what_was_trained_unless_it_is_told(
+    voc, small, tmp_path, capfd, monkeypatch
+):
+    models, data = tmp_path / "models", ["--data_dir", voc[3], "--num_workers", "0"]
+    train.main([*voc, "--max_steps", "1", "--model_path", str(models)])
+    sides, forward = [], yolov3.YOLOv3.forward
+
+    def spy(self, images):
+        sides.append(images.shape[2])
+        return forward(self, images)
+
+    monkeypatch.setattr(yolov3.YOLOv3, "forward", spy)
+    evaluate.main(["--pruned_model", str(models), *data])
+    evaluate.main(["--pruned_model", str(models), *data, "--image_size", "96"])
+    alone = tmp_path / "model.pdparams"  # without a train-state.json
+    alone.write_bytes((models / WEIGHTS).read_bytes())
+    evaluate.main(["--pruned_model", str(alone), *data, "--data", "voc", "--scale", "0.25"])
+    assert sides == [64, 96, 416]
+    models = models / "epoch-0-step-1"
+    for name, value in {"image_size": None, "scale": math.inf, "scale ": 0.002}.items():
+        state = json.loads((models / checkpoint.STATE).read_text())
+        state["options"][name.strip()] = value
+        (models / checkpoint.STATE).unlink()
+        checkpoint.write_state(models, state)
+        if value is None:
+            evaluate.main(["--pruned_model", str(models), *data])  # the default
+        else:
+            error_line(capfd, evaluate.main, "--pruned_model", models, *data)
+    train.main([*small, "--max_steps", "1", "--model_path", str(tmp_path / "digits")])
+    for option in (["--show", tmp_path / "seen"], ["--image_size", 64]):
+        message = error_line(capfd, evaluate.main, "--pruned_model", tmp_path / "digits", *option)
+        assert message.endswith("needs --data voc")
+    message = error_line(capfd, evaluate.main, "--pruned_model", models, "--show", alone, *data)
+    assert str(alone) in message
+    assert "map" not in message
 
 
 def test_a_broken_picture_or_annotation_ends_in_one_line(voc, tmp_path, capfd):

@@ -44,6 +44,8 @@ def test_the_splits_of_both_years(tmp_path):
     assert names(tmp_path, "val") == ["VOC2007val", "VOC2012val"]
     write(tmp_path / "VOC2007", "tested", entry(), split="test")
     assert names(tmp_path, "train") == ["VOC2007trainval", "VOC2012trainval"]
+    write(tmp_path / "VOC2012", "without boxes", split="test")
+    (tmp_path / "VOC2012" / "Annotations" / "without boxes.xml").unlink()
     assert names(tmp_path, "val") == ["tested"]
 
 
@@ -85,12 +87,36 @@ def test_fractions_and_a_pixel_too_many_are_put_right(tmp_path):
     assert read_annotation(str(path), ["dog"]).boxes.tolist() == [[0, 0.5, 40, 30]]
 
 
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_boxes_without_a_size_are_checked_against_the_picture(mode, tmp_path):
+    path = write(tmp_path, "a", entry(xmin=0, ymin=2, xmax=41, ymax=30), split=mode)
+    path.write_text(path.read_text().replace("<width>40", "<width>0"))
+    dataset = VOCDataset(tmp_path, mode)
+    assert dataset.pixels(0).shape == (30, 40, 3)
+    assert dataset.objects[0].boxes.tolist() == [[0, 1, 40, 30]]
+    for corner in (42, 9_000_000):
+        path.write_text(f"<annotation>{entry(xmax=corner)}</annotation>")
+        with pytest.raises(ValueError, match=r"a\.jpg: object 1: its box leaves the picture"):
+            VOCDataset(tmp_path, mode)[0]
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("size", [(10_001, 1), (1, 10_001)])
+def test_very_long_pictures_are_refused(size, mode, tmp_path):
+    write(tmp_path, "a", entry(xmax=1, ymax=1), size=size, split=mode)
+    with pytest.raises(ValueError, match="10,001 pixels are too long"):
+        VOCDataset(tmp_path, mode)[0]
+
+
 BROKEN = {
     "its box leaves the picture": entry(xmax=44),
     "its box leaves the picture ": entry(xmin=-3),
     "its box leaves the picture  ": entry(xmin=100, xmax=200),
     "its box has no area": entry(xmin=11, xmax=10),
-    "its box has no area ": entry(ymin=300, ymax=20),
+    "its box has no area ": entry(ymin=21, ymax=20),
+    "its box has no area  ": entry(xmin=41, xmax=41),
+    "its box has no area   ": entry(xmin=0, xmax=0),
+    "difficult is 'true', not 0 or 1": entry(more="<difficult>true</difficult>"),
     "no ymax that is a number": entry(ymax="wide"),
     "no ymax that is a number, but 'nan'": entry(ymax="nan"),
     "no ymax that is a number, but '1e999'": entry(ymax="1e999"),
@@ -116,6 +142,7 @@ def test_bombs_are_refused_unopened(tmp_path):
         "<annotation><!ENTITY a SYSTEM 'file:///etc/passwd'></annotation>": "entities",
         "<annotation>" + " " * (1 << 20) + "</annotation>": "more than 1,048,576 bytes",
         "<a>" * 300_000: "no XML",
+        "<html></html>": "no annotation, but 'html'",
     }.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=reason):
@@ -123,7 +150,8 @@ def test_bombs_are_refused_unopened(tmp_path):
     path.write_bytes("<annotation>&#233;</annotation>".encode("utf-16"))
     with pytest.raises(ValueError, match="UTF-8"):
         read_annotation(str(path), ["dog"])
-    path.write_text("<a>" * 100_000 + "</a>" * 100_000)
+    deep = "<a>" * 100_000 + "</a>" * 100_000
+    path.write_text(f"<annotation>{deep}</annotation>")
     assert read_annotation(str(path), ["dog"]).labels.tolist() == []
 
 
@@ -157,11 +185,11 @@ def test_names_that_leave_the_folder_are_refused(name, tmp_path):
         VOCDataset(tmp_path, "train")
 
 
-@pytest.mark.parametrize("text", ["", "a\nb\na\n"])
-def test_a_label_list_has_names_and_each_once(text, tmp_path):
+@pytest.mark.parametrize("text", ["", "a\nb\na\n", "\n".join(map(str, range(20_000)))])
+def test_a_label_list_is_short_and_has_each_name_once(text, tmp_path):
     write(tmp_path, "a", entry(), split="train")
     (tmp_path / "label_list.txt").write_text(text)
-    with pytest.raises(ValueError, match="one name a line"):
+    with pytest.raises(ValueError, match=r"one name a line|more than 65,536 bytes"):
         VOCDataset(tmp_path, "train")
 
 
@@ -203,6 +231,18 @@ def test_boxes_stay_on_their_objects(name):
         assert all((one == other).all() for one, other in zip(after, again))
     assert 15 < changed <= 60
     assert seen == ({1, 2} if name == "crop" else {2})
+
+
+def test_expand_puts_pictures_on_the_mean_colour():
+    for seed in range(9):
+        after = voc_reader.expand(scene(0), np.random.default_rng(seed)).pixels
+        if after.shape[0] > 90:
+            corners = after[[0, 0, -1, -1], [0, -1, 0, -1]]
+            assert (corners == [124, 116, 104]).all(1).any()  # 255 times ImageNet's mean
+            assert after.shape[0] / 60 == pytest.approx(after.shape[1] / 90, rel=0.02)
+            assert after.shape[0] <= 4 * 60
+            return
+    pytest.fail("never expanded")
 
 
 def test_crop_overlaps_a_box_as_much_as_it_should():
@@ -251,6 +291,9 @@ def test_a_sample_depends_on_seed_epoch_and_number_alone(voc_dir):
     dataset[4, 96]
     assert all((a == b).all() for a, b in zip(first, dataset[3, 64]))
     assert len(set(first[3][first[3] > 0])) == 2  # two weights: mixup
+    shares = {dataset[i, 64][3].max() for i in range(9)}  # drawn from Beta(1.5, 1.5)
+    assert len(shares) == 9
+    assert min(shares) >= 0.5
     dataset.names[4], dataset.objects[4] = dataset.names[3], dataset.objects[3]
     assert not (dataset[3, 64][0] == dataset[4, 64][0]).all()  # one picture, two samples
     dataset.epoch = 1

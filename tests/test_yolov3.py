@@ -99,6 +99,21 @@ def test_a_perfect_prediction_decodes_to_its_box_and_costs_nothing(scale, anchor
     assert float(yolov3.loss(tensors(elsewhere), *truth).sum()) > best + 12
 
 
+@pytest.mark.parametrize(("shift", "ignored"), [(8, True), (24, False)])
+def test_a_box_that_overlaps_an_object_enough_may_be_sure(shift, ignored):
+    middle = 13.5 * 16  # of a cell; the box of its left neighbour is `shift` pixels away
+    truth = targets(([middle / 416, middle / 416, 62 / 416, 45 / 416], 0))
+    costs = []
+    for objectness in (6, -12):
+        outputs = blank(3, 416)
+        outputs[1][0, 1, 0, 13, 12] = 12 if shift == 8 else -12  # on the right or left of its cell
+        outputs[1][0, 1, 4, 13, 12] = objectness
+        costs.append(float(yolov3.loss(tensors(outputs), *truth).sum()))
+    overlap = (62 - shift) / (62 + shift)
+    assert (overlap > 0.7) == ignored
+    assert costs[0] - costs[1] == pytest.approx(0 if ignored else 6, abs=0.01)
+
+
 def test_the_weights_of_mixup_scale_the_loss():
     boxes, labels, weights = targets(([0.5, 0.5, 0.3, 0.3], 0))
     outputs = tensors(blank(3, 96))

@@ -1,0 +1,287 @@
+"""Runs the experiments of the README's table, one after another or several at once.
+
+    python benchmarks/experiments.py --out results --fashion_mnist data/fashion-mnist
+    python benchmarks/experiments.py --out results --only gmp-90      # and what it starts from
+    python benchmarks/experiments.py --out results --table            # of what is there
+
+Every run is a line in OUT/runs.jsonl: options, measured values, versions, hardware, commit. Called
+again it goes on where it was interrupted. Fashion-MNIST: the first 10,000 training pictures, all
+10,000 test pictures. Each training takes one thread, so that its result does not depend on --jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import checkpoint  # noqa: E402
+import safe_pickle  # noqa: E402
+from cifar_reader import FashionMNIST  # noqa: E402
+from program import available_cores, number, one_line_errors  # noqa: E402
+
+SUBSET = 10_000
+SPREAD = 3  # seeds of the rows with a spread
+
+
+@dataclass
+class Row:
+    name: str
+    method: str
+    target: str
+    options: list[str]
+    seeds: int = 1
+    data: str = "fashion"
+    program: str = "train.py"
+    start: str | None = "dense"  # the row whose weights it begins with
+    epochs: int = 5
+
+    @property
+    def full_name(self) -> str:
+        return self.name if self.data == "fashion" else f"{self.data}-{self.name}"
+
+
+DATA = {
+    "fashion": ["--data", "fashion_mnist", "--scale", "0.25", "--batch_size", "64"],
+    "digits": ["--data", "digits", "--scale", "1", "--batch_size", "32"],
+}
+COMMON = ["--lr_strategy", "cosine_decay", "--num_workers", "0", "--test_period", "1"]
+COMMON += ["--use_gpu", "false", "--use_pretrained", "false"]
+DENSE = ["--pruning_mode", "none"]
+GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "0", "--pruning_epochs", "3"]
+GMP += ["--pruning_steps", "50", "--initial_ratio", "0.15"]
+
+
+def ratio(value: str, *more: str) -> list[str]:
+    return ["--pruning_mode", "ratio", "--ratio", value, *more]
+
+
+def threshold(value: str) -> list[str]:
+    return ["--pruning_mode", "threshold", "--threshold", value]
+
+
+ROWS = [
+    Row("dense", "dense, the start of all others", "-", DENSE, SPREAD, start=None, epochs=6),
+    Row("control", "dense control, trained as long", "-", DENSE, SPREAD),
+    Row("threshold", "threshold 0.04", "-", threshold("0.04"), SPREAD),
+    Row("ratio-55", "ratio", "55%", ratio("0.55"), SPREAD),
+    Row("ratio-75", "ratio", "75%", ratio("0.75")),
+    Row("ratio-90", "ratio (dynamic masks)", "90%", ratio("0.9")),
+    Row("static-90", "ratio, static masks", "90%", ratio("0.9", "--prune_period", "1000000")),
+    Row("local-90", "ratio, the same in every layer", "90%", ratio("0.9", "--local_sparsity")),
+    Row("erk-90", "ratio, ERK", "90%", ratio("0.9", "--distribution", "erk")),
+    Row("random-90", "ratio, random weights", "90%", ratio("0.9"),
+        program="benchmarks/random_pruning.py"),
+    Row("block-75", "ratio, blocks of 4x1", "75%", ratio("0.75", "--sparse_block", "4", "1")),
+    Row("gmp-75", "GMP", "75%", ratio("0.75", *GMP), SPREAD),
+    Row("gmp-90", "GMP", "90%", ratio("0.9", *GMP), SPREAD),
+    Row("gmp-95", "GMP", "95%", ratio("0.95", *GMP), SPREAD),
+    Row("dense", "dense, the start of all others", "-", DENSE, data="digits", start=None, epochs=8),
+    Row("control", "dense control, trained as long", "-", DENSE, data="digits"),
+    Row("threshold", "threshold 0.01", "-", threshold("0.01"), data="digits"),
+    Row("ratio-55", "ratio", "55%", ratio("0.55"), data="digits"),
+    Row("gmp-75", "GMP", "75%", ratio("0.75", *GMP), data="digits"),
+]  # fmt: skip
+
+
+@dataclass
+class Suite:
+    out: Path
+    fashion_mnist: Path
+    epochs: int | None  # in place of the rows' own, for tests
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def folder(self, row: Row, seed: int) -> Path:
+        return self.out / "models" / f"{row.full_name}-seed{seed}"
+
+    def command(self, row: Row, seed: int) -> list[str]:
+        epochs = str(self.epochs or row.epochs)
+        options = [*DATA[row.data], *COMMON, *row.options, "--num_epochs", epochs]
+        options += ["--lr", "0.05" if row.start is None else "0.02", "--seed", str(seed)]
+        if row.data == "fashion":
+            options += ["--data_dir", str(self.out / "fashion-mnist")]
+        if row.start is not None:
+            start = next(r for r in ROWS if (r.name, r.data) == (row.start, row.data))
+            options += ["--pretrained_model", str(self.folder(start, seed))]
+        return [row.program, *options, "--model_path", str(self.folder(row, seed))]
+
+    def run(self, row: Row, seed: int) -> None:
+        """Trains, measures, and adds a line to runs.jsonl; nothing if it is there."""
+        if any((r["row"], r["seed"]) == (row.full_name, seed) for r in read_runs(self.out)):
+            return
+        command = self.command(row, seed)
+        print("$ python", *command, flush=True)
+        program(*command, "--resume_epoch", "latest", "--save_steps", "50", "--keep", "1")
+        folder = self.folder(row, seed)
+        data = command[command.index("--data_dir") :][:2] if "--data_dir" in command else []
+        measured = json.loads(
+            program("evaluate.py", "--pruned_model", str(folder), "--num_workers", "0",
+                    "--use_gpu", "false", "--json", *data)
+        )  # fmt: skip
+        state = checkpoint.read_state(folder)
+        records = [
+            json.loads(line) for line in (folder / checkpoint.METRICS).read_text().splitlines()
+        ]
+        path = folder / checkpoint.WEIGHTS
+        pointwise = [
+            value for value in safe_pickle.load_paddle_state(path).values()
+            if value.ndim == 4 and value.shape[2:] == (1, 1)
+        ]  # fmt: skip
+        record = {
+            "row": row.full_name,
+            "seed": seed,
+            "command": ["python", *command],
+            **measured,
+            "sparsity_1x1": sum(int((w == 0).sum()) for w in pointwise)
+            / sum(w.size for w in pointwise),
+            "epochs": len(records),
+            "train_seconds": round(sum(record["seconds"] for record in records), 1),
+            "global_batch": state["options"]["batch_size"] * state["ranks"],
+            "cards": 0,
+            "gzip_bytes": len(gzip.compress(path.read_bytes(), 6)),
+            "bytes": path.stat().st_size,
+            "versions": state["versions"],
+            "hardware": f"{cpu_name()}, 1 thread",
+            "commit": commit(),
+        }
+        with self.lock, open(self.out / "runs.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def program(name: str, *options: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / name), *options],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        why = done.stderr.strip().splitlines()[-1:] or [""]
+        raise ValueError(f"{name} ended with status {done.returncode}: {why[0]}")
+    return done.stdout
+
+
+def read_runs(out: Path) -> list[dict]:
+    path = out / "runs.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_subset(source: Path, folder: Path) -> None:
+    """Fashion-MNIST with its first 10,000 training pictures."""
+    FashionMNIST(source, "train"), FashionMNIST(source, "val")  # downloads, or says what is missing
+    folder.mkdir(parents=True, exist_ok=True)
+    for (url, _), header, size in zip(FashionMNIST.train_files, (16, 8), (28 * 28, 1)):
+        name = Path(url).name
+        data = gzip.decompress((source / name).read_bytes())
+        first = data[:4] + struct.pack(">i", SUBSET) + data[8 : header + SUBSET * size]
+        (folder / name).write_bytes(gzip.compress(first, 6, mtime=0))
+    for url, _ in FashionMNIST.val_files:
+        shutil.copyfile(source / Path(url).name, folder / Path(url).name)
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+HEADS = {
+    "en": "| method | target | sparsity, all / prunable / 1x1 | top-1 | top-5 | to control, points "
+    "| epochs | seconds | gzipped, KB | `--only` |",
+    "zh": "| 方法 | 目标 | 稀疏度，全部 / 可剪裁 / 1x1 | top-1 | top-5 | 与对照之差（百分点） "
+    "| 轮数 | 秒 | 压缩后，KB | `--only` |",
+}
+
+
+def table(runs: list[dict], data: str, language: str = "en") -> str:
+    """Means over the seeds; behind top-1, from the lowest to the highest."""
+    by_row = {}
+    for run in runs:
+        by_row.setdefault(run["row"], {})[run["seed"]] = run
+    lines = [HEADS[language], "|" + "---|" * 10]
+    rows = [row for row in ROWS if row.data == data and row.full_name in by_row]
+    control = by_row.get("control" if data == "fashion" else f"{data}-control", {})
+    for row in rows:
+        seeds = by_row[row.full_name]
+
+        def mean(key, seeds=seeds):
+            return statistics.mean(run[key] for run in seeds.values())
+
+        top1 = [run["top1"] for run in seeds.values()]
+        spread = f" ({min(top1):.2%} to {max(top1):.2%})" if len(top1) > 1 else ""
+        apart = [run["top1"] - control[s]["top1"] for s, run in seeds.items() if s in control]
+        lines.append(
+            f"| {row.method} | {row.target} | {mean('sparsity'):.2%} / "
+            f"{mean('prunable_sparsity'):.2%} / {mean('sparsity_1x1'):.2%} "
+            f"| {mean('top1'):.2%}{spread} | {mean('top5'):.2%} "
+            f"| {100 * statistics.mean(apart):+.2f} "
+            if apart
+            else "| "
+        )
+        lines[-1] += (
+            f"| {mean('epochs'):.0f} | {mean('train_seconds'):.0f} "
+            f"| {mean('gzip_bytes') / 1000:.0f} | `{row.full_name}` |"
+        )
+    return "\n".join(lines)
+
+
+@one_line_errors
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [row.full_name for row in ROWS]
+    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--fashion_mnist", type=Path, default=Path("data/fashion-mnist"))
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--jobs", type=number(int, 1), default=available_cores(),
+                        help="runs at once (default: a core each)")  # fmt: skip
+    parser.add_argument("--epochs", type=number(int, 1), help=argparse.SUPPRESS)
+    parser.add_argument("--table", action="store_true", help="draw the table, run nothing")
+    args = parser.parse_args(argv)
+    if not args.table:
+        suite = Suite(args.out, args.fashion_mnist, args.epochs)
+        chosen = [row for row in ROWS if args.only is None or row.full_name in args.only]
+        started = {(row.start, row.data) for row in chosen}
+        chosen += [r for r in ROWS if (r.name, r.data) in started and r not in chosen]
+        if any(row.data == "fashion" for row in chosen):
+            write_subset(args.fashion_mnist, args.out / "fashion-mnist")
+        for first in (True, False):  # what others start from comes first
+            runs = [
+                (row, s) for row in chosen if (row.start is None) is first for s in range(row.seeds)
+            ]
+            with ThreadPoolExecutor(args.jobs) as pool:
+                for done in [pool.submit(suite.run, *run) for run in runs]:
+                    done.result()
+    runs = read_runs(args.out)
+    for data in DATA:
+        print(f"\n{data}\n\n{table(runs, data)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
