@@ -328,7 +328,7 @@ def load_weights(model, path) -> None:
     path = Path(path)
     folder = path.resolve().parent  # a link means a file of a checkpoint
     _verify_file(folder / path.resolve().name, read_state(folder) or {"checksums": {}})
-    given, wanted = _read(path), model.state_dict()
+    given, wanted = read_arrays(path), model.state_dict()
     masks = [name for name in given if name.endswith("_mask") and name not in wanted]
     if masks:
         message = f"{path}: dropped {len(masks)} masks that PaddleSlim stored among the weights"
@@ -364,7 +364,7 @@ def load_training(folder, run) -> None:
     saved = read_state(folder)
     weights = find_weights(folder)
     load_weights(run.model, weights)
-    accumulators = _read(folder / OPTIMIZER)
+    accumulators = read_arrays(folder / OPTIMIZER)
     scale = accumulators.pop("GradScaler", None)
     if type(scale) not in (dict, type(None)):
         raise ValueError(f"{folder / OPTIMIZER}: GradScaler is no dict")
@@ -422,7 +422,8 @@ def _read_masks(path: Path, like: dict) -> dict[str, np.ndarray]:
     return masks
 
 
-def _read(path: Path) -> dict:
+def read_arrays(path: Path) -> dict:
+    """The arrays of a .pdparams, .pdopt or .safetensors file, by name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:

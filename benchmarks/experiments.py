@@ -21,6 +21,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,7 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import checkpoint  # noqa: E402
-import safe_pickle  # noqa: E402
 from cifar_reader import FashionMNIST  # noqa: E402
 from program import available_cores, number, one_line_errors  # noqa: E402
 
@@ -42,6 +42,7 @@ SPREAD = 3  # seeds of the rows with a spread
 class Row:
     name: str
     method: str
+    zh: str
     target: str
     options: list[str]
     seeds: int = 1
@@ -75,26 +76,31 @@ def threshold(value: str) -> list[str]:
 
 
 ROWS = [
-    Row("dense", "dense, the start of all others", "-", DENSE, SPREAD, start=None, epochs=6),
-    Row("control", "dense control, trained as long", "-", DENSE, SPREAD),
-    Row("threshold", "threshold 0.04", "-", threshold("0.04"), SPREAD),
-    Row("ratio-55", "ratio", "55%", ratio("0.55"), SPREAD),
-    Row("ratio-75", "ratio", "75%", ratio("0.75")),
-    Row("ratio-90", "ratio (dynamic masks)", "90%", ratio("0.9")),
-    Row("static-90", "ratio, static masks", "90%", ratio("0.9", "--prune_period", "1000000")),
-    Row("local-90", "ratio, the same in every layer", "90%", ratio("0.9", "--local_sparsity")),
-    Row("erk-90", "ratio, ERK", "90%", ratio("0.9", "--distribution", "erk")),
-    Row("random-90", "ratio, random weights", "90%", ratio("0.9"),
+    Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, SPREAD,
+        start=None, epochs=6),
+    Row("control", "dense control", "稠密对照", "", DENSE, SPREAD),
+    Row("threshold", "threshold 0.03", "阈值 0.03", "", threshold("0.03"), SPREAD),
+    Row("ratio-55", "ratio", "比例", "55%", ratio("0.55"), SPREAD),
+    Row("ratio-75", "ratio", "比例", "75%", ratio("0.75")),
+    Row("ratio-90", "ratio", "比例", "90%", ratio("0.9")),
+    Row("static-90", "ratio, static masks", "比例，固定掩码", "90%",
+        ratio("0.9", "--prune_period", "1000000")),
+    Row("local-90", "ratio, same in all layers", "比例，各层相同", "90%",
+        ratio("0.9", "--local_sparsity")),
+    Row("erk-90", "ratio, ERK", "比例，ERK", "90%", ratio("0.9", "--distribution", "erk")),
+    Row("random-90", "ratio, random weights", "比例，随机剪裁", "90%", ratio("0.9"),
         program="benchmarks/random_pruning.py"),
-    Row("block-75", "ratio, blocks of 4x1", "75%", ratio("0.75", "--sparse_block", "4", "1")),
-    Row("gmp-75", "GMP", "75%", ratio("0.75", *GMP), SPREAD),
-    Row("gmp-90", "GMP", "90%", ratio("0.9", *GMP), SPREAD),
-    Row("gmp-95", "GMP", "95%", ratio("0.95", *GMP), SPREAD),
-    Row("dense", "dense, the start of all others", "-", DENSE, data="digits", start=None, epochs=8),
-    Row("control", "dense control, trained as long", "-", DENSE, data="digits"),
-    Row("threshold", "threshold 0.01", "-", threshold("0.01"), data="digits"),
-    Row("ratio-55", "ratio", "55%", ratio("0.55"), data="digits"),
-    Row("gmp-75", "GMP", "75%", ratio("0.75", *GMP), data="digits"),
+    Row("block-75", "ratio, blocks of 4x1", "比例，4x1 块", "75%",
+        ratio("0.75", "--sparse_block", "4", "1")),
+    Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP), SPREAD),
+    Row("gmp-90", "GMP", "GMP", "90%", ratio("0.9", *GMP), SPREAD),
+    Row("gmp-95", "GMP", "GMP", "95%", ratio("0.95", *GMP), SPREAD),
+    Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, data="digits",
+        start=None, epochs=8),
+    Row("control", "dense control", "稠密对照", "", DENSE, data="digits"),
+    Row("threshold", "threshold 0.01", "阈值 0.01", "", threshold("0.01"), data="digits"),
+    Row("ratio-55", "ratio", "比例", "55%", ratio("0.55"), data="digits"),
+    Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP), data="digits"),
 ]  # fmt: skip
 
 
@@ -125,12 +131,15 @@ class Suite:
             return
         command = self.command(row, seed)
         print("$ python", *command, flush=True)
-        program(*command, "--resume_epoch", "latest", "--save_steps", "50", "--keep", "1")
         folder = self.folder(row, seed)
+        whole = not folder.exists()
+        seconds = program(
+            *command, "--resume_epoch", "latest", "--save_steps", "50", "--keep", "1"
+        )[1]
         data = command[command.index("--data_dir") :][:2] if "--data_dir" in command else []
         measured = json.loads(
             program("evaluate.py", "--pruned_model", str(folder), "--num_workers", "0",
-                    "--use_gpu", "false", "--json", *data)
+                    "--use_gpu", "false", "--json", *data)[0]
         )  # fmt: skip
         state = checkpoint.read_state(folder)
         records = [
@@ -138,7 +147,7 @@ class Suite:
         ]
         path = folder / checkpoint.WEIGHTS
         pointwise = [
-            value for value in safe_pickle.load_paddle_state(path).values()
+            value for value in checkpoint.read_arrays(path).values()
             if value.ndim == 4 and value.shape[2:] == (1, 1)
         ]  # fmt: skip
         record = {
@@ -149,9 +158,8 @@ class Suite:
             "sparsity_1x1": sum(int((w == 0).sum()) for w in pointwise)
             / sum(w.size for w in pointwise),
             "epochs": len(records),
-            "train_seconds": round(sum(record["seconds"] for record in records), 1),
+            "cpu_seconds": round(seconds, 1) if whole else None,  # None: it was interrupted
             "global_batch": state["options"]["batch_size"] * state["ranks"],
-            "cards": 0,
             "gzip_bytes": len(gzip.compress(path.read_bytes(), 6)),
             "bytes": path.stat().st_size,
             "versions": state["versions"],
@@ -162,16 +170,20 @@ class Suite:
             file.write(json.dumps(record) + "\n")
 
 
-def program(name: str, *options: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / name), *options],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        why = done.stderr.strip().splitlines()[-1:] or [""]
-        raise ValueError(f"{name} ended with status {done.returncode}: {why[0]}")
-    return done.stdout
+def program(name: str, *options: str) -> tuple[str, float]:
+    """What it printed, and the seconds of a core that it took."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        running = subprocess.Popen(
+            [sys.executable, str(ROOT / name), *options],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=out, stderr=errors,
+        )  # fmt: skip
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), errors.seek(0)
+        if running.returncode:
+            why = errors.read().strip().splitlines()[-1:] or [""]
+            raise ValueError(f"{name} ended with status {running.returncode}: {why[0]}")
+        return out.read(), usage.ru_utime + usage.ru_stime
 
 
 def read_runs(out: Path) -> list[dict]:
@@ -211,10 +223,10 @@ def commit() -> str:
 
 
 HEADS = {
-    "en": "| method | target | sparsity, all / prunable / 1x1 | top-1 | top-5 | to control, points "
-    "| epochs | seconds | gzipped, KB | `--only` |",
-    "zh": "| 方法 | 目标 | 稀疏度，全部 / 可剪裁 / 1x1 | top-1 | top-5 | 与对照之差（百分点） "
-    "| 轮数 | 秒 | 压缩后，KB | `--only` |",
+    "en": "| method | target | sparsity, all / prunable / 1x1 | top-1 | top-5 | minus control "
+    "| epochs | core seconds | batch x cards | gzipped, KB | `--only` |",
+    "zh": "| 方法 | 目标 | 稀疏度，全部 / 可剪裁 / 1x1 | top-1 | top-5 | 减去对照 "
+    "| 轮数 | 单核秒数 | batch x 卡数 | 压缩后，KB | `--only` |",
 }
 
 
@@ -223,30 +235,39 @@ def table(runs: list[dict], data: str, language: str = "en") -> str:
     by_row = {}
     for run in runs:
         by_row.setdefault(run["row"], {})[run["seed"]] = run
-    lines = [HEADS[language], "|" + "---|" * 10]
-    rows = [row for row in ROWS if row.data == data and row.full_name in by_row]
     control = by_row.get("control" if data == "fashion" else f"{data}-control", {})
-    for row in rows:
+    lines = [HEADS[language], "|" + "---|" * 11]
+    for row in (row for row in ROWS if row.data == data and row.full_name in by_row):
         seeds = by_row[row.full_name]
-
-        def mean(key, seeds=seeds):
-            return statistics.mean(run[key] for run in seeds.values())
-
+        means = {
+            key: statistics.mean(run[key] for run in seeds.values())
+            for key in (
+                "sparsity",
+                "prunable_sparsity",
+                "sparsity_1x1",
+                "top1",
+                "top5",
+                "gzip_bytes",
+            )
+        }
         top1 = [run["top1"] for run in seeds.values()]
-        spread = f" ({min(top1):.2%} to {max(top1):.2%})" if len(top1) > 1 else ""
         apart = [run["top1"] - control[s]["top1"] for s, run in seeds.items() if s in control]
-        lines.append(
-            f"| {row.method} | {row.target} | {mean('sparsity'):.2%} / "
-            f"{mean('prunable_sparsity'):.2%} / {mean('sparsity_1x1'):.2%} "
-            f"| {mean('top1'):.2%}{spread} | {mean('top5'):.2%} "
-            f"| {100 * statistics.mean(apart):+.2f} "
-            if apart
-            else "| "
-        )
-        lines[-1] += (
-            f"| {mean('epochs'):.0f} | {mean('train_seconds'):.0f} "
-            f"| {mean('gzip_bytes') / 1000:.0f} | `{row.full_name}` |"
-        )
+        seconds = [run["cpu_seconds"] for run in seeds.values() if run["cpu_seconds"] is not None]
+        one = next(iter(seeds.values()))
+        cells = [
+            row.zh if language == "zh" else row.method,
+            row.target,
+            "{sparsity:.2%} / {prunable_sparsity:.2%} / {sparsity_1x1:.2%}".format(**means),
+            f"{means['top1']:.2%}" + f" ({min(top1):.2%}..{max(top1):.2%})" * (len(top1) > 1),
+            f"{means['top5']:.2%}",
+            f"{100 * statistics.mean(apart):+.2f}" if apart and row.start else "",
+            str(one["epochs"]),
+            f"{statistics.mean(seconds):.0f}" if seconds else "",
+            f"{one['global_batch']} x CPU",
+            f"{means['gzip_bytes'] / 1000:.0f}",
+            f"`{row.full_name}`",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -256,7 +277,7 @@ def main(argv=None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [row.full_name for row in ROWS]
-    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--fashion_mnist", type=Path, default=Path("data/fashion-mnist"))
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--jobs", type=number(int, 1), default=available_cores(),

@@ -24,12 +24,11 @@ except ImportError:
     sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
 
 import checkpoint
-import safe_pickle
 from benchmarks.experiments import ROWS, read_runs
 from program import one_line_errors
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 PERCENT = matplotlib.ticker.PercentFormatter(1, decimals=None)
 METRICS = ("top1", "map_11point")  # what a task measures first
@@ -144,7 +143,7 @@ def main(argv=None) -> None:
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     draw_epochs(records, args.out)
     path = checkpoint.find_weights(args.folder)
-    draw_layers(checkpoint.read_weights(path), args.out)
+    draw_layers(checkpoint.read_arrays(path), args.out)
 
 
 if __name__ == "__main__":
