@@ -60,7 +60,7 @@ DATA = {
     "fashion": ["--data", "fashion_mnist", "--scale", "0.25", "--batch_size", "64"],
     "digits": ["--data", "digits", "--scale", "1", "--batch_size", "32"],
 }
-COMMON = ["--lr_strategy", "cosine_decay", "--num_workers", "0", "--test_period", "1"]
+COMMON = ["--lr_strategy", "cosine_decay", "--num_workers", "0", "--test_period", "100"]
 COMMON += ["--use_gpu", "false", "--use_pretrained", "false"]
 DENSE = ["--pruning_mode", "none"]
 GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "0", "--pruning_epochs", "3"]
@@ -127,15 +127,18 @@ class Suite:
 
     def run(self, row: Row, seed: int) -> None:
         """Trains, measures, and adds a line to runs.jsonl; nothing if it is there."""
-        if any((r["row"], r["seed"]) == (row.full_name, seed) for r in read_runs(self.out)):
+        folder = self.folder(row, seed)
+        there = any((r["row"], r["seed"]) == (row.full_name, seed) for r in read_runs(self.out))
+        if there and (folder.exists() or row.start is not None):  # others may start from it
             return
         command = self.command(row, seed)
         print("$ python", *command, flush=True)
-        folder = self.folder(row, seed)
         whole = not folder.exists()
         seconds = program(
             *command, "--resume_epoch", "latest", "--save_steps", "50", "--keep", "1"
         )[1]
+        if there:
+            return
         data = command[command.index("--data_dir") :][:2] if "--data_dir" in command else []
         measured = json.loads(
             program("evaluate.py", "--pruned_model", str(folder), "--num_workers", "0",
