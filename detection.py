@@ -40,11 +40,16 @@ DEFAULTS = {
 
 
 def num_classes(options) -> int:
-    return len(read_classes(folder(options)))
+    return len(class_names(options))
+
+
+def class_names(options) -> list[str]:
+    return read_classes(folder(options))
 
 
 def folder(options) -> str:
-    return options.data_dir or "data/VOCdevkit"
+    places = ("data/VOCdevkit", "VOCdevkit")
+    return options.data_dir or next((p for p in places if os.path.isdir(p)), places[0])
 
 
 def make_dataset(options, mode: str) -> VOCDataset:
@@ -74,6 +79,8 @@ def make_model(options, pretrained: bool = False) -> yolov3.YOLOv3:
     except (ZeroDivisionError, OverflowError):
         raise ValueError(f"yolov3 cannot be {options.scale} times as wide") from None
     except (RuntimeError, OSError, AssertionError) as error:
+        if not pretrained and isinstance(error, AssertionError):  # Paddle 2.6
+            raise ValueError(f"yolov3 cannot be {options.scale} times as wide") from None
         if not pretrained:
             raise
         raise no_pretrained("mobilenet_v1", error) from None

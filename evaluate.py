@@ -61,13 +61,19 @@ def main(argv=None) -> None:
     if args.show:
         if not hasattr(task.Metric, "show"):
             raise ValueError("--show draws what a detector finds: it needs --data voc")
-        os.makedirs(args.show, exist_ok=True)
+        try:
+            os.makedirs(args.show, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot draw into --show {args.show}: {error.strerror}") from None
     known = {key: trained[key] for key in TRAINED if key in trained}
     if args.image_size is None and trained.get("image_size"):
         known["image_size"] = trained["image_size"]
     args = parse(parser, argv, data)
     options = argparse.Namespace(**{**vars(args), **known}, seed=0)
     options.num_classes = options.num_classes or task.num_classes(options)
+    classes = task.class_names(options)
+    if "classes" in trained and trained["classes"] != classes:
+        raise ValueError(f"trained on the classes {trained['classes']}, the data set has {classes}")
     model = task.make_model(options)
     checkpoint.load_weights(model, weights)
     dataset = task.make_dataset(options, "val")

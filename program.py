@@ -221,8 +221,9 @@ def _collate(samples: list) -> list[np.ndarray]:
 def no_pretrained(name: str, error: Exception) -> ValueError:
     reason = (str(error).strip() or repr(error)).splitlines()[0]
     return ValueError(
-        f"could not get ImageNet weights for {name} ({reason}); give --pretrained_model FILE, "
-        "or --use_pretrained false to start from random weights"
+        f"could not get ImageNet weights for {name} ({reason}); put Paddle's file into "
+        "~/.cache/paddle/hapi/weights, give --pretrained_model FILE with weights of the whole "
+        "network, or --use_pretrained false to start from random weights"
     )
 
 

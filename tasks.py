@@ -3,7 +3,7 @@
 - `DATA`, `MODELS`: names of its data sets and networks
 - `DEFAULTS`, `OWN_OPTIONS`: values of options, and options that the others do not have
 - `PRETRAINED`: the data sets whose training starts from ImageNet weights
-- `num_classes(options)`: of the data set
+- `num_classes(options)`, `class_names(options)`: of the data set
 - `make_dataset`, `make_model`, `loss`
 - `counts`, `COUNTED`: what is counted at every step of training
 - `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best;

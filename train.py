@@ -473,6 +473,8 @@ def checkpoint_to_resume(args) -> Path | None:
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
     if images != args.batch_size * dist.get_world_size():
         different.append(f"a global batch of {images}")
+    if saved.get("classes") != args.classes:
+        different.append(f"the classes {saved.get('classes')}")
     if different and not args.force:
         raise ValueError(
             f"{folder} was trained with {', '.join(different)}; give the same, or --force"

@@ -7,7 +7,7 @@
         ImageSets/Main/train.txt, val.txt         these
     data_dir/label_list.txt                   names of the classes, in order; else VOC's twenty
 
-All annotations are read and checked at the start; pictures are decoded as by imagenet_reader.py.
+All annotations are read and checked at the start, pictures looked for; imagenet_reader.py decodes.
 A transform is a function of a Sample and a random generator: no other state.
 """
 
@@ -89,6 +89,7 @@ class VOCDataset(paddle.io.Dataset):
         self.mixup_epochs = mixup_epochs if augmentation == "full" else 0
         self.classes = read_classes(data_dir)
         self.names = list_names(os.fspath(data_dir), mode)
+        self.paths = [find_picture(folder, name) for folder, name in self.names]
         self.objects = [
             read_annotation(os.path.join(folder, "Annotations", f"{name}.xml"), self.classes)
             for folder, name in self.names
@@ -116,7 +117,7 @@ class VOCDataset(paddle.io.Dataset):
 
     def pixels(self, index: int) -> np.ndarray:
         """The picture as it is, uint8 [H, W, 3]."""
-        path = find_picture(*self.names[index])
+        path = self.paths[index]
         try:
             pixels = decode(read_file(path), fast=self.mode == "train")
             shape, objects = pixels.shape[:2], self.objects[index]
@@ -204,7 +205,10 @@ def list_names(data_dir: str, mode: str) -> list[tuple[str, str]]:
 
 def find_picture(folder: str, name: str) -> str:
     paths = [os.path.join(folder, "JPEGImages", name + end) for end in ENDS]
-    return next((path for path in paths if os.path.exists(path)), paths[0])
+    for path in paths:
+        if os.path.exists(path):
+            return path
+    raise FileNotFoundError(f"{paths[0]} is missing; put it there or take {name} off the list")
 
 
 def read_annotation(path: str, classes: list[str]) -> Objects:

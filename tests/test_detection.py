@@ -280,7 +280,20 @@ def test_evaluate_takes_what_was_trained_unless_it_is_told(
         assert message.endswith("needs --data voc")
     message = error_line(capfd, evaluate.main, "--pruned_model", models, "--show", alone, *data)
     assert str(alone) in message
-    assert "map" not in message
+    assert "cannot draw into --show" in message
+
+
+def test_the_names_of_the_classes_are_those_of_the_training(voc, tmp_path, capfd):
+    shapes.make(tmp_path, train=4, test=1, side=64)
+    models = tmp_path / "models"
+    common = [*voc, "--data_dir", str(tmp_path), "--model_path", str(models), "--num_epochs", "2"]
+    train.main([*common, "--max_steps", "1"])
+    labels = tmp_path / "label_list.txt"
+    labels.write_text("\n".join(reversed(labels.read_text().split())))
+    message = refused(capfd, *common, "--resume_epoch", "latest")
+    assert "was trained with the classes ['circle', 'square', 'triangle']" in message
+    message = error_line(capfd, evaluate.main, "--pruned_model", models, "--data_dir", tmp_path)
+    assert "trained on the classes ['circle', 'square', 'triangle']" in message
 
 
 def test_a_broken_picture_or_annotation_ends_in_one_line(voc, tmp_path, capfd):

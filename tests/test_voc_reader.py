@@ -164,8 +164,8 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"val\.txt is missing or empty"):
         VOCDataset(tmp_path, "val")
     (tmp_path / "JPEGImages" / "a.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.jpg: .*take a off the list"):
-        VOCDataset(tmp_path, "train")[0]
+    with pytest.raises(FileNotFoundError, match=r"a\.jpg is missing; .*take a off the list"):
+        VOCDataset(tmp_path, "train")
     Image.new("RGB", (30, 40)).save(tmp_path / "JPEGImages" / "a.jpg")
     with pytest.raises(ValueError, match="30 x 40 pixels, its annotation says 40 x 30"):
         VOCDataset(tmp_path, "train")[0]
@@ -332,5 +332,9 @@ def test_shapes_lie_in_their_boxes(voc_dir):
         for index, objects in enumerate(dataset.objects):
             pixels = dataset.pixels(index).astype(int)
             for (x1, y1, x2, y2), label in zip(objects.boxes.astype(int), objects.labels):
+                strong = np.abs(pixels - colours[label]).max(2) < 60
+                assert strong[y1:y2, x1:x2].mean() > 0.3
+                assert strong[y1:y2, x1 : x1 + 2].any()  # it reaches every side of its box
+                assert strong[y1:y2, x2 - 2 : x2].any()
                 middle = pixels[(y1 + y2) // 2 + 2, (x1 + x2) // 2]
                 assert np.abs(middle - colours[label]).max() < 60
