@@ -62,6 +62,8 @@ def draw_epochs(records: list[dict], out: Path) -> None:
         axis.grid(alpha=0.3)
         if len(axis.lines) > 1:
             axis.legend()
+        if title == "sparsity":
+            axis.set_ylim(0, 1)
         if title in ("accuracy", "mAP", "sparsity"):
             axis.yaxis.set_major_formatter(PERCENT)
     axes[-1].set_xlabel("epoch")
