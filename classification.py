@@ -13,7 +13,7 @@ from paddle.vision import models
 
 from cifar_reader import Cifar10, Digits, FashionMNIST
 from imagenet_reader import ImageNetDataset
-from program import no_pretrained, summarize
+from program import build, summarize
 
 # The number of classes by data set.
 DATA = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}
@@ -59,16 +59,8 @@ def make_model(options, pretrained: bool = False):
     width = {} if scale == 1 else {"scale": scale}
     if width and "scale" not in inspect.signature(constructor).parameters:
         raise ValueError(f"{name} has one width only; leave --scale out")
-    try:
-        model = constructor(pretrained=pretrained, num_classes=options.num_classes, **width)
-    except (ZeroDivisionError, OverflowError):
-        raise ValueError(f"{name} cannot be {scale} times as wide") from None
-    except (RuntimeError, OSError, AssertionError) as error:
-        if not pretrained and isinstance(error, AssertionError):  # Paddle 2.6
-            raise ValueError(f"{name} cannot be {scale} times as wide") from None
-        if not pretrained:
-            raise
-        raise no_pretrained(name, error) from None
+    arguments = {"pretrained": pretrained, "num_classes": options.num_classes, **width}
+    model = build(lambda: constructor(**arguments), name, scale, pretrained)
     size = 224 if options.data == "imagenet" else 32
     model.eval()
     try:

@@ -12,7 +12,7 @@ import paddle.distributed as dist
 
 import yolov3
 from mean_ap import average_precision, hits
-from program import no_pretrained
+from program import build
 from voc_reader import VOCDataset, read_classes
 
 DATA = ["voc"]
@@ -74,16 +74,8 @@ def make_model(options, pretrained: bool = False) -> yolov3.YOLOv3:
     """Raises ValueError: there is no such model, or its ImageNet weights cannot be had."""
     if options.model not in MODELS:
         raise ValueError(f"there is no model {options.model!r} for {options.data}; take yolov3")
-    try:
-        return yolov3.YOLOv3(options.num_classes, options.scale, pretrained)
-    except (ZeroDivisionError, OverflowError):
-        raise ValueError(f"yolov3 cannot be {options.scale} times as wide") from None
-    except (RuntimeError, OSError, AssertionError) as error:
-        if not pretrained and isinstance(error, AssertionError):  # Paddle 2.6
-            raise ValueError(f"yolov3 cannot be {options.scale} times as wide") from None
-        if not pretrained:
-            raise
-        raise no_pretrained("mobilenet_v1", error) from None
+    arguments = options.num_classes, options.scale, pretrained
+    return build(lambda: yolov3.YOLOv3(*arguments), options.model, options.scale, pretrained)
 
 
 def loss(outputs, targets: list[paddle.Tensor]) -> paddle.Tensor:

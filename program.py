@@ -218,13 +218,27 @@ def _collate(samples: list) -> list[np.ndarray]:
     return [np.stack(column) for column in zip(*samples)]
 
 
-def no_pretrained(name: str, error: Exception) -> ValueError:
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
-    return ValueError(
-        f"could not get ImageNet weights for {name} ({reason}); put Paddle's file into "
-        "~/.cache/paddle/hapi/weights, give --pretrained_model FILE with weights of the whole "
-        "network, or --use_pretrained false to start from random weights"
-    )
+def build(make, name: str, scale: float, pretrained: bool):
+    """What `make()` gives: a network of Paddle's, whose refusals become a line each.
+
+    Raises:
+        ValueError: it cannot be as narrow or as wide, or its ImageNet weights cannot be had.
+    """
+    try:
+        return make()
+    except (ZeroDivisionError, OverflowError, AssertionError, RuntimeError, OSError) as error:
+        if isinstance(error, (ZeroDivisionError, OverflowError)) or (
+            isinstance(error, AssertionError) and not pretrained  # Paddle 2.6
+        ):
+            raise ValueError(f"{name} cannot be {scale} times as wide") from None
+        if not pretrained:
+            raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"could not get ImageNet weights for {name} ({reason}); put Paddle's file into "
+            "~/.cache/paddle/hapi/weights, give --pretrained_model FILE with weights of the whole "
+            "network, or --use_pretrained false to start from random weights"
+        ) from None
 
 
 def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dict:

@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_refused(voc, small, tmp_path, capfd):
     assert "there is no data folder" in refused(
         capfd, "--data", "voc", "--data_dir", tmp_path / "x", *more
     )
-    assert "ImageNet weights for mobilenet_v1" in refused(
+    assert "ImageNet weights for yolov3" in refused(
         capfd, *voc, "--scale", 1, "--use_pretrained", *more)  # fmt: skip
     assert not list(tmp_path.glob("epoch-*"))
     train.main([*voc, "--max_steps", "1", "--model_path", str(tmp_path)])
