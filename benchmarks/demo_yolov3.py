@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from benchmarks.demo import run  # noqa: E402
 from benchmarks.shapes import make  # noqa: E402
 
 RATIO = 0.565
-COMMON = ["--data", "voc", "--scale", "0.25", "--image_size", "96", "--train_sizes", "96", "96"]
+COMMON = ["--data", "voc", "--scale", "0.125", "--image_size", "96", "--train_sizes", "96", "96"]
 COMMON += ["--augmentation", "flip", "--num_workers", "0", "--lr", "0.02"]
 COMMON += ["--lr_strategy", "cosine_decay", "--test_period", "1000"]
 
@@ -32,11 +31,10 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=400, help="to train on (%(default)s)")
-    parser.add_argument("--dense_epochs", type=int, default=12, help="of the dense network")
-    parser.add_argument("--epochs", type=int, default=8, help="of each run from its weights")
+    parser.add_argument("--dense_epochs", type=int, default=20, help="of the dense network")
+    parser.add_argument("--epochs", type=int, default=12, help="of each run from its weights")
     parser.add_argument("--out", type=Path, default=ROOT / "models" / "demo_yolov3")
     args = parser.parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "2")  # Paddle takes one: a third slower
     data = args.out / "shapes"
     make(data, args.pictures, args.pictures, 96, args.seed)
     common = [*COMMON, "--data_dir", str(data), "--seed", str(args.seed)]
@@ -66,7 +64,7 @@ def main(argv=None) -> None:
         measure = ["--pruned_model", str(folder), "--data_dir", str(data), "--json"]
         rows[method] = json.loads(run("evaluate.py", *measure, "--num_workers", "0"))
     print(
-        f"\nYOLOv3-MobileNetV1 x0.25 on {args.pictures} pictures of shapes, 96 px, seed {args.seed}"
+        f"\nYOLOv3-MobileNetV1 x0.125 on {args.pictures} pictures of shapes, 96 px, seed {args.seed}"
     )
     print(f"{args.dense_epochs} epochs dense, then {args.epochs} of each method\n")
     print(
