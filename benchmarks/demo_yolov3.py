@@ -64,7 +64,7 @@ def main(argv=None) -> None:
         measure = ["--pruned_model", str(folder), "--data_dir", str(data), "--json"]
         rows[method] = json.loads(run("evaluate.py", *measure, "--num_workers", "0"))
     print(
-        f"\nYOLOv3-MobileNetV1 x0.125 on {args.pictures} pictures of shapes, 96 px, seed {args.seed}"
+        f"\nYOLOv3-MobileNetV1 x0.125, {args.pictures} pictures of shapes, 96 px, seed {args.seed}"
     )
     print(f"{args.dense_epochs} epochs dense, then {args.epochs} of each method\n")
     print(

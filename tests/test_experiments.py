@@ -86,6 +86,8 @@ def test_the_table_has_means_ranges_and_differences():
 @pytest.mark.parametrize(("readme", "language"), [("README.md", "en"), ("README_zh.md", "zh")])
 def test_the_readmes_show_the_table_of_the_results(readme, language):
     runs = experiments.read_runs(ROOT / "results")
+    if not runs:
+        pytest.skip("no results yet")
     text = (ROOT / readme).read_text()
     for data in experiments.DATA:
         assert experiments.table(runs, data, language) in text
