@@ -87,9 +87,9 @@ def difference(one: Path, other: Path) -> str:
         if (link := folder / checkpoint.STATE).resolve().parent != latest.resolve():
             return f"a link: {link} is not that of {latest.name}"
     parts = {
-        "weights": lambda folder, latest: checkpoint._read(checkpoint.find_weights(latest)),
-        "best weights": lambda folder, latest: checkpoint._read(folder / checkpoint.BEST),
-        "optimizer": lambda folder, latest: checkpoint._read(latest / checkpoint.OPTIMIZER),
+        "weights": lambda folder, latest: checkpoint.read_arrays(checkpoint.find_weights(latest)),
+        "best weights": lambda folder, latest: checkpoint.read_arrays(folder / checkpoint.BEST),
+        "optimizer": lambda folder, latest: checkpoint.read_arrays(latest / checkpoint.OPTIMIZER),
         "masks": lambda folder, latest: dict(np.load(latest / checkpoint.MASKS)),
         "metrics": lambda folder, latest: dict(enumerate(untimed(checkpoint._metrics(folder)))),
     }

@@ -494,7 +494,7 @@ def test_safetensors(name, refused):
     path = refused.folder / checkpoint.SAFETENSORS[WEIGHTS]
     path.write_bytes(SAFETENSORS[name])
     refused.evaluate(path.name)
-    bounded(lambda: checkpoint._read(path))
+    bounded(lambda: checkpoint.read_arrays(path))
 
 
 @pytest.mark.parametrize("kind", ["int64", "uint8", "bool", "complex64"])
@@ -520,7 +520,7 @@ def test_weights_that_are_no_numbers_are_told(bad, refused, capfd):
 
 def accumulators(trained: Path, value: bytes) -> bytes:
     """The optimizer's file, in which an accumulator is these opcodes."""
-    state = checkpoint._read(trained / OPTIMIZER)
+    state = checkpoint.read_arrays(trained / OPTIMIZER)
     name = next(key for key in state if key.startswith("fc.weight_"))
     whole = pickle.dumps({**state, name: None}, protocol=2)
     at = whole.index(text(name)) + len(text(name))
@@ -757,7 +757,7 @@ def test_a_changed_optimizer(tiny, changes):
     _, files, folder = tiny
     path = folder / OPTIMIZER
     path.write_bytes(changed(files[OPTIMIZER], changes))
-    state = loaded_or_refused(path, lambda: checkpoint._read(path))
+    state = loaded_or_refused(path, lambda: checkpoint.read_arrays(path))
     assert state is None or all(type(name) is str for name in state)
 
 
