@@ -35,7 +35,7 @@ RUNS = {
 def assert_same_end(a: Path, b: Path) -> None:
     """Weights, optimizer, masks and metrics (but timings) of two runs, bit for bit."""
     for name in (checkpoint.find_weights(a).name, OPTIMIZER):
-        one, other = checkpoint.read_arrays(a / name), checkpoint._read(b / name)
+        one, other = checkpoint.read_arrays(a / name), checkpoint.read_arrays(b / name)
         assert sorted(one) == sorted(other)
         for key in one:
             same = one[key] == other[key]
