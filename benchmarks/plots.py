@@ -123,7 +123,8 @@ def draw_results(runs: list[dict], out: Path) -> None:
     axis.xaxis.set_major_formatter(PERCENT)
     axis.yaxis.set_major_formatter(PERCENT)
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower left", fontsize=9)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="lower left", fontsize=9)
     save(figure, out, "results")
 
 

@@ -401,7 +401,7 @@ def test_a_signal_to_stop_saves_one_checkpoint(to, workers, common, one, tmp_pat
 def test_ranks_whose_masks_differ_are_stopped(common, tmp_path):
     options = [*common, "--batch_size", 4, "--model_path", tmp_path / "models"]
     with launched(tmp_path, options, "flip") as launcher:
-        assert ended(launcher) == 2
+        assert ended(launcher) in (2, 241)  # 241: one was ended by the launcher while it left
     assert "train.py: error: the ranks' masks differ after step 5: " in log_of(tmp_path)
     assert not list((tmp_path / "models").glob("epoch-*"))
 
