@@ -67,6 +67,10 @@ def one_line_errors(main):
             message, status = "interrupted", 130
         except Stopped as stopped:
             message, status = str(stopped), 128 + stopped.signal
+        if "PADDLE_TRAINER_ID" in os.environ:
+            # Another rank failed, too, and was quicker: Paddle's launcher, which ends the others
+            # then, takes the status of one that leaves for its own.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
         name = os.path.basename(sys.modules[main.__module__].__file__)
         sys.stdout.flush()
