@@ -71,10 +71,10 @@ def main(argv=None) -> None:
     args = parse(parser, argv, data)
     options = argparse.Namespace(**{**vars(args), **known}, seed=0)
     options.num_classes = options.num_classes or task.num_classes(options)
-    classes = task.class_names(options)
-    if "classes" in trained and trained["classes"] != classes:
-        raise ValueError(f"trained on the classes {trained['classes']}, the data set has {classes}")
     model = task.make_model(options)
+    classes = task.class_names(options)
+    if trained.get("classes", classes) != classes:
+        raise ValueError(f"trained on the classes {trained['classes']}, the data set has {classes}")
     checkpoint.load_weights(model, weights)
     dataset = task.make_dataset(options, "val")
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)

@@ -194,10 +194,8 @@ def train(run: Run) -> None:
     for epoch in tqdm(epochs, desc="epochs", disable=None if main_rank else True):
         run.epoch = epoch
         if run.totals is None:
-            run.epoch_lr, run.totals = (
-                run.opt.get_lr(),
-                paddle.zeros([len(task.COUNTED) + 1], "float64"),
-            )
+            run.epoch_lr = run.opt.get_lr()
+            run.totals = paddle.zeros([len(task.COUNTED) + 1], "float64")
         record = {"epoch": epoch, "lr": run.epoch_lr}
         first_step, started = run.step, time.perf_counter()
         try:

@@ -118,7 +118,7 @@ def test_max_steps_ends_a_training_that_latest_takes_up(small, tmp_path, capsys)
 
 def test_learning_rate_schedules_count_the_steps_of_the_loader(small, tmp_path):
     def rates(*options):
-        folder = tmp_path / options[1]
+        folder = tmp_path / "-".join(options)
         train.main([*small, "--num_epochs", "4", "--model_path", str(folder), "--lr", "0.1",
                     "--lr_strategy", *options[1:]])  # fmt: skip
         return [record["lr"] for record in metrics(folder)]
@@ -127,6 +127,11 @@ def test_learning_rate_schedules_count_the_steps_of_the_loader(small, tmp_path):
     assert piecewise == pytest.approx([0.1, 0.01, 0.01, 0.001])
     cosine = rates("", "cosine_decay")
     assert cosine == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-4)
+    # Two steps an epoch: at the steps 0, 2, 4, 6 the rise to 5 stands at 1/5, 3/5, 1, 1.
+    warm = [1 / 5, 3 / 5, 1, 1]
+    for name, cold in (("cosine_decay", cosine), ("piecewise_decay", piecewise)):
+        risen = rates("", name, "--step_epochs", "1", "3", "--warmup_steps", "5")
+        assert risen == pytest.approx([w * c for w, c in zip(warm, cold)], rel=1e-6), name
 
 
 def test_other_networks(small, tmp_path):
