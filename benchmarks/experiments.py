@@ -35,7 +35,7 @@ from cifar_reader import FashionMNIST  # noqa: E402
 from program import available_cores, number, one_line_errors  # noqa: E402
 
 SUBSET = 10_000
-SPREAD = 3  # seeds of the rows with a spread
+SEEDS = 3
 
 
 @dataclass
@@ -45,7 +45,6 @@ class Row:
     zh: str
     target: str
     options: list[str]
-    seeds: int = 1
     data: str = "fashion"
     program: str = "train.py"
     start: str | None = "dense"  # the row whose weights it begins with
@@ -76,11 +75,11 @@ def threshold(value: str) -> list[str]:
 
 
 ROWS = [
-    Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, SPREAD,
-        start=None, epochs=6),
-    Row("control", "dense control", "稠密对照", "", DENSE, SPREAD),
-    Row("threshold", "threshold 0.03", "阈值 0.03", "", threshold("0.03"), SPREAD),
-    Row("ratio-55", "ratio", "比例", "55%", ratio("0.55"), SPREAD),
+    Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, start=None,
+        epochs=6),
+    Row("control", "dense control", "稠密对照", "", DENSE),
+    Row("threshold", "threshold 0.03", "阈值 0.03", "", threshold("0.03")),
+    Row("ratio-55", "ratio", "比例", "55%", ratio("0.55")),
     Row("ratio-75", "ratio", "比例", "75%", ratio("0.75")),
     Row("ratio-90", "ratio", "比例", "90%", ratio("0.9")),
     Row("static-90", "ratio, static masks", "比例，固定掩码", "90%",
@@ -92,9 +91,9 @@ ROWS = [
         program="benchmarks/random_pruning.py"),
     Row("block-75", "ratio, blocks of 4x1", "比例，4x1 块", "75%",
         ratio("0.75", "--sparse_block", "4", "1")),
-    Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP), SPREAD),
-    Row("gmp-90", "GMP", "GMP", "90%", ratio("0.9", *GMP), SPREAD),
-    Row("gmp-95", "GMP", "GMP", "95%", ratio("0.95", *GMP), SPREAD),
+    Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP)),
+    Row("gmp-90", "GMP", "GMP", "90%", ratio("0.9", *GMP)),
+    Row("gmp-95", "GMP", "GMP", "95%", ratio("0.95", *GMP)),
     Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, data="digits",
         start=None, epochs=8),
     Row("control", "dense control", "稠密对照", "", DENSE, data="digits"),
@@ -297,7 +296,7 @@ def main(argv=None) -> None:
             write_subset(args.fashion_mnist, args.out / "fashion-mnist")
         for first in (True, False):  # what others start from comes first
             runs = [
-                (row, s) for row in chosen if (row.start is None) is first for s in range(row.seeds)
+                (row, s) for row in chosen if (row.start is None) is first for s in range(SEEDS)
             ]
             with ThreadPoolExecutor(args.jobs) as pool:
                 for done in [pool.submit(suite.run, *run) for run in runs]:

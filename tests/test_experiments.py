@@ -27,6 +27,7 @@ def results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         small = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
         patch.setitem(experiments.DATA, "digits", small)
+        patch.setattr(experiments, "SEEDS", 1)
         experiments.main(["--out", str(out), "--epochs", "1", "--jobs", "1",
                           "--only", "digits-control", "digits-ratio-55"])  # fmt: skip
     return out
@@ -50,6 +51,7 @@ def test_a_row_is_trained_measured_and_told(results):
 def test_it_goes_on_where_it_was(results, monkeypatch):
     calls = []
     monkeypatch.setattr(experiments, "program", lambda *words: calls.append(words))
+    monkeypatch.setattr(experiments, "SEEDS", 1)
     again = ["--out", str(results), "--jobs", "1", "--only", "digits-ratio-55"]
     experiments.main(again)
     assert calls == []
@@ -146,8 +148,10 @@ def test_pictures(of_a_run, results, tmp_path, capfd):
     assert "neither metrics.jsonl nor runs.jsonl" in message
 
 
-def test_the_lines_are_json():
+def test_every_row_has_all_its_seeds_once():
     path = ROOT / "results" / "runs.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    keys = [(run["row"], run["seed"]) for run in map(json.loads, lines)]
-    assert len(set(keys)) == len(keys)
+    keys = {(run["row"], run["seed"]) for run in map(json.loads, lines)}
+    assert len(keys) == len(lines)
+    rows = {row for row, _ in keys}
+    assert keys == {(row, seed) for row in rows for seed in range(experiments.SEEDS)}
