@@ -78,7 +78,7 @@ ROWS = [
     Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, start=None,
         epochs=6),
     Row("control", "dense control", "稠密对照", "", DENSE),
-    Row("threshold", "threshold 0.03", "阈值 0.03", "", threshold("0.03")),
+    Row("threshold", "threshold 0.08", "阈值 0.08", "", threshold("0.08")),
     Row("ratio-55", "ratio", "比例", "55%", ratio("0.55")),
     Row("ratio-75", "ratio", "比例", "75%", ratio("0.75")),
     Row("ratio-90", "ratio", "比例", "90%", ratio("0.9")),
@@ -97,7 +97,7 @@ ROWS = [
     Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, data="digits",
         start=None, epochs=8),
     Row("control", "dense control", "稠密对照", "", DENSE, data="digits"),
-    Row("threshold", "threshold 0.01", "阈值 0.01", "", threshold("0.01"), data="digits"),
+    Row("threshold", "threshold 0.04", "阈值 0.04", "", threshold("0.04"), data="digits"),
     Row("ratio-55", "ratio", "比例", "55%", ratio("0.55"), data="digits"),
     Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP), data="digits"),
 ]  # fmt: skip
