@@ -14,6 +14,10 @@ import pytest
 
 import evaluate
 import train
+from benchmarks import experiments
+
+pytest.importorskip("matplotlib")
+from benchmarks import plots
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README_zh.md")
@@ -78,6 +82,18 @@ def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, ca
         evaluate.main(words[2:])
         assert ("map_11point" if voc else "top1") in capfd.readouterr().out
         assert "--show" not in words or len(list(Path("seen").iterdir())) == 5
+        return
+    if "benchmarks/plots.py" in words:
+        plots.main(words[2:])
+        assert {path.stem for path in Path("pictures").iterdir()} == {"epochs", "layers", "weights"}
+        return
+    if "benchmarks/experiments.py" in words:
+        monkeypatch.chdir(tmp_path)
+        digits = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
+        monkeypatch.setitem(experiments.DATA, "digits", digits)
+        monkeypatch.setattr(experiments, "SEEDS", 1)
+        experiments.main([*words[2:], "--epochs", "1", "--jobs", "1"])
+        assert "| ratio | 55% |" in capfd.readouterr().out
         return
     small = SMALL.split() + voc * SMALL_VOC.split()
     if "--resume_epoch 9" in command:
