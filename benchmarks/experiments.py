@@ -12,6 +12,7 @@ again it goes on where it was interrupted. Fashion-MNIST: the first 10,000 train
 from __future__ import annotations
 
 import argparse
+import collections
 import gzip
 import json
 import os
@@ -135,9 +136,17 @@ class Suite:
         command = self.command(row, seed)
         print("$ python", *command, flush=True)
         whole = not folder.exists()
-        seconds = program(
-            *command, "--resume_epoch", "latest", "--save_steps", "50", "--keep", "1"
-        )[1]
+        record = {"row": row.full_name, "seed": seed, "command": ["python", *command],
+                  "hardware": f"{cpu_name()}, 1 thread", "commit": commit()}  # fmt: skip
+        try:
+            seconds = program(
+                *command, "--resume_epoch", "latest", "--save_steps", "50", "--keep", "1"
+            )[1]
+        except ValueError as error:
+            if "is not finite" not in str(error):
+                raise
+            self.add({**record, "diverged": str(error)})  # which is a result, too
+            return
         if there:
             return
         data = command[command.index("--data_dir") :][:2] if "--data_dir" in command else []
@@ -154,11 +163,8 @@ class Suite:
             value for value in checkpoint.read_arrays(path).values()
             if value.ndim == 4 and value.shape[2:] == (1, 1)
         ]  # fmt: skip
-        record = {
-            "row": row.full_name,
-            "seed": seed,
-            "command": ["python", *command],
-            **measured,
+        self.add({
+            **record, **measured,
             "sparsity_1x1": sum(int((w == 0).sum()) for w in pointwise)
             / sum(w.size for w in pointwise),
             "epochs": len(records),
@@ -167,9 +173,9 @@ class Suite:
             "gzip_bytes": len(gzip.compress(path.read_bytes(), 6)),
             "bytes": path.stat().st_size,
             "versions": state["versions"],
-            "hardware": f"{cpu_name()}, 1 thread",
-            "commit": commit(),
-        }
+        })  # fmt: skip
+
+    def add(self, record: dict) -> None:
         with self.lock, open(self.out / "runs.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -234,10 +240,14 @@ HEADS = {
 }
 
 
+DIVERGED = {"en": "; {} diverged", "zh": "；{} 次发散"}
+
+
 def table(runs: list[dict], data: str, language: str = "en") -> str:
-    """Means over the seeds; behind top-1, from the lowest to the highest."""
+    """Means over the seeds; behind top-1, from the lowest to the highest, and how many diverged."""
     by_row = {}
-    for run in runs:
+    diverged = collections.Counter(run["row"] for run in runs if "diverged" in run)
+    for run in (run for run in runs if "diverged" not in run):
         by_row.setdefault(run["row"], {})[run["seed"]] = run
     control = by_row.get("control" if data == "fashion" else f"{data}-control", {})
     lines = [HEADS[language], "|" + "---|" * 11]
@@ -262,7 +272,9 @@ def table(runs: list[dict], data: str, language: str = "en") -> str:
             row.zh if language == "zh" else row.method,
             row.target,
             "{sparsity:.2%} / {prunable_sparsity:.2%} / {sparsity_1x1:.2%}".format(**means),
-            f"{means['top1']:.2%}" + f" ({min(top1):.2%}..{max(top1):.2%})" * (len(top1) > 1),
+            f"{means['top1']:.2%}"
+            + f" ({min(top1):.2%}..{max(top1):.2%})" * (len(top1) > 1)
+            + DIVERGED[language].format(diverged[row.full_name]) * (row.full_name in diverged),
             f"{means['top5']:.2%}",
             f"{100 * statistics.mean(apart):+.2f}" if apart and row.start else "",
             str(one["epochs"]),

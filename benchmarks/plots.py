@@ -46,7 +46,11 @@ def draw_epochs(records: list[dict], out: Path) -> None:
     epochs = [record["epoch"] for record in records]
     metric = next(name for name in METRICS if name in records[-1])
     panels = {
-        "accuracy" if metric == "top1" else "mAP": {metric: metric, "top5": "top-5"},
+        "accuracy" if metric == "top1" else "mAP": {
+            "top1": "top-1",
+            "map_11point": "11-point",
+            "top5": "top-5",
+        },
         "loss": {"train_loss": "training", "loss": "test"},
         "learning rate": {"lr": "learning rate"},
         "sparsity": {"prunable_sparsity": "prunable", "sparsity": "all"},
@@ -66,6 +70,7 @@ def draw_epochs(records: list[dict], out: Path) -> None:
             axis.set_ylim(0, 1)
         if title in ("accuracy", "mAP", "sparsity"):
             axis.yaxis.set_major_formatter(PERCENT)
+    figure.align_ylabels()
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     save(figure, out, "epochs")
@@ -100,13 +105,10 @@ def draw_layers(weights: dict[str, np.ndarray], out: Path) -> None:
 
 
 def draw_results(runs: list[dict], out: Path) -> None:
-    """Top-1 against measured sparsity: the mean of the seeds, and the range."""
+    """Top-1 against measured sparsity: means and ranges of the seeds; all, and what is near."""
     rows = [row for row in ROWS if row.data == "fashion" and row.name != "dense"]
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    runs = [run for run in runs if "diverged" not in run]
     control = [run["top1"] for run in runs if run["row"] == "control"]
-    if control:
-        axis.axhspan(min(control), max(control), alpha=0.2, color="grey", label="dense control")
-        axis.axhline(np.mean(control), color="grey", linewidth=1)
     groups = {}
     for row in rows:
         top1 = [run["top1"] for run in runs if run["row"] == row.full_name]
@@ -114,17 +116,27 @@ def draw_results(runs: list[dict], out: Path) -> None:
             x = np.mean([r["prunable_sparsity"] for r in runs if r["row"] == row.full_name])
             group = row.method if row.method in ("GMP", "ratio") else row.name
             groups.setdefault(group, []).append((x, np.mean(top1), min(top1), max(top1)))
-    for (group, points), marker in zip(groups.items(), "osD^v<>Pp*Xh"):
-        x, mean, low, high = np.array(sorted(points)).T
-        error = np.stack([mean - low, high - mean])
-        axis.errorbar(x, mean, error, marker=marker, capsize=3, label=group, linewidth=1)
-    axis.set_xlabel("measured sparsity of the prunable weights")
-    axis.set_ylabel("top-1 on Fashion-MNIST")
-    axis.xaxis.set_major_formatter(PERCENT)
-    axis.yaxis.set_major_formatter(PERCENT)
-    axis.grid(alpha=0.3)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(loc="lower left", fontsize=9)
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
+    for axis in axes:
+        if control:
+            label = "dense control"
+            axis.axhspan(min(control), max(control), alpha=0.2, color="grey", label=label)
+            axis.axhline(np.mean(control), color="grey", linewidth=1)
+        for i, ((group, points), marker) in enumerate(zip(groups.items(), "osD^v<>Pp*Xh")):
+            x, mean, low, high = np.array(sorted(points)).T
+            x = x + 0.004 * (i - len(groups) / 2)
+            error = np.stack([mean - low, high - mean])
+            axis.errorbar(x, mean, error, marker=marker, capsize=3, label=group, linewidth=1)
+        axis.set_xlabel("measured sparsity of the prunable weights (marks side by side)")
+        axis.xaxis.set_major_formatter(PERCENT)
+        axis.yaxis.set_major_formatter(PERCENT)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("top-1 on Fashion-MNIST")
+    if control:
+        axes[1].set_ylim(min(control) - 0.05, max(control) + 0.01)
+        axes[1].set_title("the same, within 5 points of the control", fontsize=10)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(loc="lower left", fontsize=9)
     save(figure, out, "results")
 
 

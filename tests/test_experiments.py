@@ -62,6 +62,26 @@ def test_it_goes_on_where_it_was(results, monkeypatch):
     assert calls[0][-6:-4] == ("--resume_epoch", "latest")
 
 
+def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
+    def program(*words):
+        raise ValueError(f"train.py ended with status 2: fc.bias is {why}")
+
+    monkeypatch.setattr(experiments, "program", program)
+    suite = experiments.Suite(tmp_path, tmp_path, None)
+    dense = next(row for row in experiments.ROWS if row.full_name == "digits-dense")
+    why = "missing"
+    with pytest.raises(ValueError, match="missing"):
+        suite.run(dense, 0)
+    why = "not finite after step 468"
+    suite.run(dense, 0)
+    [record] = experiments.read_runs(tmp_path)
+    assert record["diverged"].endswith("fc.bias is not finite after step 468")
+    assert record["seed"] == 0
+    table = experiments.table([record, run("digits-dense", 1, 0.5), run("digits-dense", 2, 0.6)],
+                              "digits")  # fmt: skip
+    assert " | 55.00% (50.00%..60.00%); 1 diverged | " in table
+
+
 def run(row: str, seed: int, top1: float, **more) -> dict:
     return {"row": row, "seed": seed, "top1": top1, "top5": 1.0, "sparsity": 0.5, "epochs": 5,
             "prunable_sparsity": 0.55, "sparsity_1x1": 0.6, "cpu_seconds": 100.4,
@@ -97,7 +117,8 @@ def test_the_readmes_show_the_table_of_the_results(readme, language):
 
 def test_what_the_results_tell_of_themselves():
     for run in experiments.read_runs(ROOT / "results"):
-        assert run["samples"] == (360 if run["row"].startswith("digits") else 10_000)
+        samples = 360 if run["row"].startswith("digits") else 10_000
+        assert "diverged" in run or run["samples"] == samples
         assert not any(Path(word).is_absolute() for word in run["command"])
         assert "dirty" not in run["commit"]
         assert not run["commit"].startswith("unknown")
