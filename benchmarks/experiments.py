@@ -1,18 +1,18 @@
 """Runs the experiments of the README's table, one after another or several at once.
 
-    python benchmarks/experiments.py --out results --fashion_mnist data/fashion-mnist
-    python benchmarks/experiments.py --out results --only gmp-90      # and what it starts from
-    python benchmarks/experiments.py --out results --table            # of what is there
+    python benchmarks/experiments.py --out my_results --fashion_mnist data/fashion-mnist
+    python benchmarks/experiments.py --out my_results --only gmp-90   # and what it starts from
+    python benchmarks/experiments.py --out results --table            # of what is there, or: zh
 
 Every run is a line in OUT/runs.jsonl: options, measured values, versions, hardware, commit. Called
-again it goes on where it was interrupted. Fashion-MNIST: the first 10,000 training pictures, all
-10,000 test pictures. Each training takes one thread, so that its result does not depend on --jobs.
+again it goes on where it was interrupted. (results/ has the README's runs: nothing is left there.)
+Fashion-MNIST: the first 10,000 training pictures, all 10,000 test pictures. Each training takes one
+thread, so that its result does not depend on --jobs.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import gzip
 import json
 import os
@@ -88,7 +88,7 @@ ROWS = [
     Row("local-90", "ratio, same in all layers", "比例，各层相同", "90%",
         ratio("0.9", "--local_sparsity")),
     Row("erk-90", "ratio, ERK", "比例，ERK", "90%", ratio("0.9", "--distribution", "erk")),
-    Row("random-90", "ratio, random weights", "比例，随机剪裁", "90%", ratio("0.9"),
+    Row("random-90", "ratio, the same random weights", "比例，相同的随机权重", "90%", ratio("0.9"),
         program="benchmarks/random_pruning.py"),
     Row("block-75", "ratio, blocks of 4x1", "比例，4x1 块", "75%",
         ratio("0.75", "--sparse_block", "4", "1")),
@@ -131,7 +131,8 @@ class Suite:
         """Trains, measures, and adds a line to runs.jsonl; nothing if it is there."""
         folder = self.folder(row, seed)
         there = any((r["row"], r["seed"]) == (row.full_name, seed) for r in read_runs(self.out))
-        if there and (folder.exists() or row.start is not None):  # others may start from it
+        if there and row.start is not None:
+            print(f"{row.full_name}, seed {seed}: is in {self.out / 'runs.jsonl'}")
             return
         command = self.command(row, seed)
         print("$ python", *command, flush=True)
@@ -147,7 +148,7 @@ class Suite:
                 raise
             self.add({**record, "diverged": str(error)})  # which is a result, too
             return
-        if there:
+        if there:  # its weights are needed, and are whole now
             return
         data = command[command.index("--data_dir") :][:2] if "--data_dir" in command else []
         measured = json.loads(
@@ -176,8 +177,11 @@ class Suite:
         })  # fmt: skip
 
     def add(self, record: dict) -> None:
-        with self.lock, open(self.out / "runs.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        path, part = self.out / "runs.jsonl", self.out / ".runs.part"
+        with self.lock:  # without a line that was cut off
+            lines = [json.dumps(run) + "\n" for run in [*read_runs(self.out), record]]
+            part.write_text("".join(lines))
+            part.replace(path)
 
 
 def program(name: str, *options: str) -> tuple[str, float]:
@@ -240,51 +244,54 @@ HEADS = {
 }
 
 
-DIVERGED = {"en": "; {} diverged", "zh": "；{} 次发散"}
+DIVERGED = {"en": "{} diverged", "zh": "{} 次发散"}
+MEANS = ("sparsity", "prunable_sparsity", "sparsity_1x1", "top1", "top5", "gzip_bytes")
 
 
 def table(runs: list[dict], data: str, language: str = "en") -> str:
-    """Means over the seeds; behind top-1, from the lowest to the highest, and how many diverged."""
-    by_row = {}
-    diverged = collections.Counter(run["row"] for run in runs if "diverged" in run)
-    for run in (run for run in runs if "diverged" not in run):
-        by_row.setdefault(run["row"], {})[run["seed"]] = run
-    control = by_row.get("control" if data == "fashion" else f"{data}-control", {})
+    """Means over the seeds; behind top-1 and its distance to the control's the range."""
+    whole = [run for run in runs if "diverged" not in run]
+    control = {
+        run["seed"]: run["top1"]
+        for run in whole
+        if run["row"] == ("control" if data == "fashion" else f"{data}-control")
+    }
     lines = [HEADS[language], "|" + "---|" * 11]
-    for row in (row for row in ROWS if row.data == data and row.full_name in by_row):
-        seeds = by_row[row.full_name]
-        means = {
-            key: statistics.mean(run[key] for run in seeds.values())
-            for key in (
-                "sparsity",
-                "prunable_sparsity",
-                "sparsity_1x1",
-                "top1",
-                "top5",
-                "gzip_bytes",
-            )
-        }
-        top1 = [run["top1"] for run in seeds.values()]
-        apart = [run["top1"] - control[s]["top1"] for s, run in seeds.items() if s in control]
-        seconds = [run["cpu_seconds"] for run in seeds.values() if run["cpu_seconds"] is not None]
-        one = next(iter(seeds.values()))
-        cells = [
-            row.zh if language == "zh" else row.method,
-            row.target,
-            "{sparsity:.2%} / {prunable_sparsity:.2%} / {sparsity_1x1:.2%}".format(**means),
-            f"{means['top1']:.2%}"
-            + f" ({min(top1):.2%}..{max(top1):.2%})" * (len(top1) > 1)
-            + DIVERGED[language].format(diverged[row.full_name]) * (row.full_name in diverged),
-            f"{means['top5']:.2%}",
-            f"{100 * statistics.mean(apart):+.2f}" if apart and row.start else "",
-            str(one["epochs"]),
-            f"{statistics.mean(seconds):.0f}" if seconds else "",
-            f"{one['global_batch']} x CPU",
-            f"{means['gzip_bytes'] / 1000:.0f}",
-            f"`{row.full_name}`",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    for row in (row for row in ROWS if row.data == data):
+        found = [run for run in whole if run["row"] == row.full_name]
+        diverged = sum(run["row"] == row.full_name for run in runs) - len(found)
+        told = [DIVERGED[language].format(diverged)] if diverged else []
+        name, only = row.zh if language == "zh" else row.method, f"`{row.full_name}`"
+        if found:
+            means = {key: statistics.mean(run[key] for run in found) for key in MEANS}
+            top1 = [100 * run["top1"] for run in found]
+            apart = [
+                100 * (run["top1"] - control[run["seed"]])
+                for run in found
+                if run["seed"] in control and row.start and row.name != "control"
+            ]
+            seconds = [run["cpu_seconds"] for run in found if run["cpu_seconds"] is not None]
+            cells = [
+                "{sparsity:.2%} / {prunable_sparsity:.2%} / {sparsity_1x1:.2%}".format(**means),
+                ", ".join([with_range(top1, "{:.2f}%"), *told]),
+                f"{means['top5']:.2%}",
+                with_range(apart, "{:+.2f}") if apart else "",
+                str(found[0]["epochs"]),
+                f"{statistics.mean(seconds):.0f}" if seconds else "",
+                f"{found[0]['global_batch']} x CPU",
+                f"{means['gzip_bytes'] / 1000:.0f}",
+            ]
+        elif told:
+            cells = ["", *told, *[""] * 6]
+        else:
+            continue
+        lines.append(f"| {' | '.join([name, row.target, *cells, only])} |")
     return "\n".join(lines)
+
+
+def with_range(values: list[float], form: str) -> str:
+    low, mean, high = (form.format(f(values)) for f in (min, statistics.mean, max))
+    return f"{mean} ({low}..{high})" if len(values) > 1 else mean
 
 
 @one_line_errors
@@ -293,13 +300,14 @@ def main(argv=None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [row.full_name for row in ROWS]
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("my_results"))
     parser.add_argument("--fashion_mnist", type=Path, default=Path("data/fashion-mnist"))
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--jobs", type=number(int, 1), default=available_cores(),
                         help="runs at once (default: a core each)")  # fmt: skip
     parser.add_argument("--epochs", type=number(int, 1), help=argparse.SUPPRESS)
-    parser.add_argument("--table", action="store_true", help="draw the table, run nothing")
+    parser.add_argument("--table", nargs="?", const="en", choices=list(HEADS),
+                        help="draw the tables, run nothing")  # fmt: skip
     args = parser.parse_args(argv)
     if not args.table:
         suite = Suite(args.out, args.fashion_mnist, args.epochs)
@@ -312,12 +320,15 @@ def main(argv=None) -> None:
             runs = [
                 (row, s) for row in chosen if (row.start is None) is first for s in range(SEEDS)
             ]
-            with ThreadPoolExecutor(args.jobs) as pool:
+            pool = ThreadPoolExecutor(args.jobs)
+            try:
                 for done in [pool.submit(suite.run, *run) for run in runs]:
                     done.result()
+            finally:  # after an error or Ctrl-C what has not begun does not begin
+                pool.shutdown(cancel_futures=True)
     runs = read_runs(args.out)
     for data in DATA:
-        print(f"\n{data}\n\n{table(runs, data)}")
+        print(f"\n{data}\n\n{table(runs, data, args.table or 'en')}")
 
 
 if __name__ == "__main__":

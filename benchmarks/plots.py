@@ -1,7 +1,7 @@
 """Draws a training or the experiments, as PNG and SVG.
 
     python benchmarks/plots.py models --out pictures          # of one run's folder
-    python benchmarks/plots.py results --out pictures         # of benchmarks/experiments.py's
+    python benchmarks/plots.py my_results --out pictures      # of benchmarks/experiments.py's
 
 For a run: accuracy, loss, learning rate, sparsity and threshold over the epochs; the sparsity of
 every layer, and a histogram of the weights. For experiments: accuracy against sparsity.
@@ -116,6 +116,8 @@ def draw_results(runs: list[dict], out: Path) -> None:
             x = np.mean([r["prunable_sparsity"] for r in runs if r["row"] == row.full_name])
             group = row.method if row.method in ("GMP", "ratio") else row.name
             groups.setdefault(group, []).append((x, np.mean(top1), min(top1), max(top1)))
+    if not groups:
+        raise ValueError("there is no pruned run on Fashion-MNIST yet")
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
     for axis in axes:
         if control:
@@ -135,8 +137,7 @@ def draw_results(runs: list[dict], out: Path) -> None:
     if control:
         axes[1].set_ylim(min(control) - 0.05, max(control) + 0.01)
         axes[1].set_title("the same, within 5 points of the control", fontsize=10)
-    if axes[0].get_legend_handles_labels()[0]:
-        axes[0].legend(loc="lower left", fontsize=9)
+    axes[0].legend(loc="lower left", fontsize=9)
     save(figure, out, "results")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import time
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from pathlib import Path
 
@@ -13,11 +14,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, error_line
 
-from benchmarks import experiments
+from benchmarks import experiments, plots
 from cifar_reader import FashionMNIST
-
-pytest.importorskip("matplotlib")
-from benchmarks import plots
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +48,15 @@ def test_a_row_is_trained_measured_and_told(results):
 
 def test_it_goes_on_where_it_was(results, monkeypatch):
     calls = []
-    monkeypatch.setattr(experiments, "program", lambda *words: calls.append(words))
+    monkeypatch.setattr(experiments, "program", lambda *words: calls.append(words) or [0, 0])
     monkeypatch.setattr(experiments, "SEEDS", 1)
     again = ["--out", str(results), "--jobs", "1", "--only", "digits-ratio-55"]
     experiments.main(again)
-    assert calls == []
-    with pytest.raises(TypeError):  # of the None that stands for what a program prints
+    assert [words[0] for words in calls] == ["train.py"]  # the start, which others may need
+    assert str(results / "models" / "digits-dense-seed0") in calls.pop()
+    with pytest.raises(TypeError):  # of the 0 that stands for what evaluate.py prints
         experiments.main([*again, "digits-gmp-75"])
+    calls = [words for words in calls if "--pretrained_model" in words]
     assert [words[0] for words in calls] == ["train.py"]
     assert "--pruning_strategy" in calls[0]
     assert calls[0][-6:-4] == ("--resume_epoch", "latest")
@@ -79,7 +79,9 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     assert record["seed"] == 0
     table = experiments.table([record, run("digits-dense", 1, 0.5), run("digits-dense", 2, 0.6)],
                               "digits")  # fmt: skip
-    assert " | 55.00% (50.00%..60.00%); 1 diverged | " in table
+    assert " | 55.00% (50.00%..60.00%), 1 diverged | " in table
+    assert " |  | 1 diverged |  |" in experiments.table([record], "digits")
+    assert " |  | 1 次发散 |  |" in experiments.table([record], "digits", "zh")
 
 
 def run(row: str, seed: int, top1: float, **more) -> dict:
@@ -97,8 +99,8 @@ def test_the_table_has_means_ranges_and_differences():
         "| dense control |  | 50.00% / 55.00% / 60.00% | 89.00% (88.00%..90.00%)"
     )
     assert rows[1] == (
-        "| ratio | 55% | 50.00% / 55.00% / 60.00% | 89.00% (87.00%..91.00%) | 100.00% | +0.00 | "
-        "5 | 100 | 64 x CPU | 10 | `ratio-55` |"
+        "| ratio | 55% | 50.00% / 55.00% / 60.00% | 89.00% (87.00%..91.00%) | 100.00% "
+        "| +0.00 (-1.00..+1.00) | 5 | 100 | 64 x CPU | 10 | `ratio-55` |"
     )
     assert rows[2].split(" | ")[3:8] == ["85.00%", "100.00%", "-5.00", "5", ""]
     assert experiments.table(runs, "digits").count("\n") == 1
@@ -108,8 +110,6 @@ def test_the_table_has_means_ranges_and_differences():
 @pytest.mark.parametrize(("readme", "language"), [("README.md", "en"), ("README_zh.md", "zh")])
 def test_the_readmes_show_the_table_of_the_results(readme, language):
     runs = experiments.read_runs(ROOT / "results")
-    if not runs:
-        pytest.skip("no results yet")
     text = (ROOT / readme).read_text()
     for data in experiments.DATA:
         assert experiments.table(runs, data, language) in text
@@ -153,13 +153,10 @@ def test_the_subset_is_the_beginning(tmp_path, monkeypatch, capfd):
     assert "nowhere" in error_line(capfd, experiments.main, *missing)
 
 
-@pytest.mark.parametrize("of_a_run", [True, False])
-def test_pictures(of_a_run, results, tmp_path, capfd):
-    folder = results / "models" / "digits-ratio-55-seed0" if of_a_run else results
-    plots.main([str(folder), "--out", str(tmp_path)])
-    names = {"epochs", "layers", "weights"} if of_a_run else {"results"}
+def test_pictures_of_a_run(results, tmp_path, capfd):
+    plots.main([str(results / "models" / "digits-ratio-55-seed0"), "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{n}.{e}" for n in names for e in ("png", "svg")
+        f"{name}.{ending}" for name in ("epochs", "layers", "weights") for ending in ("png", "svg")
     }
     for path in tmp_path.glob("*.png"):
         picture = cv2.imread(str(path))
@@ -167,12 +164,50 @@ def test_pictures(of_a_run, results, tmp_path, capfd):
         assert picture.std() > 5
     message = error_line(capfd, plots.main, tmp_path, "--out", tmp_path)
     assert "neither metrics.jsonl nor runs.jsonl" in message
+    message = error_line(capfd, plots.main, results, "--out", tmp_path)
+    assert "no pruned run on Fashion-MNIST" in message
 
 
-def test_every_row_has_all_its_seeds_once():
-    path = ROOT / "results" / "runs.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    keys = {(run["row"], run["seed"]) for run in map(json.loads, lines)}
-    assert len(keys) == len(lines)
-    rows = {row for row, _ in keys}
-    assert keys == {(row, seed) for row in rows for seed in range(experiments.SEEDS)}
+def test_picture_of_the_results(tmp_path, monkeypatch):
+    runs = [run("control", 0, 0.9), run("control", 1, 0.88), run("gmp-90", 0, 0.8),
+            run("ratio-55", 0, 0.87), run("ratio-55", 1, 0.91)]  # fmt: skip
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, *name: figures.append(figure))
+    plots.draw_results(runs, tmp_path)
+    for axis in figures[0].axes:
+        handles, labels = axis.get_legend_handles_labels()
+        assert labels == ["dense control", "ratio", "GMP"]
+        assert handles[1].lines[0].get_ydata() == pytest.approx([0.89])
+        low, high = handles[1].lines[1]
+        assert (low.get_ydata()[0], high.get_ydata()[0]) == pytest.approx((0.87, 0.91))
+
+
+def test_the_results_are_those_of_the_rows():
+    runs = experiments.read_runs(ROOT / "results")
+    rows = {row.full_name: row for row in experiments.ROWS}
+    wanted = [(name, seed) for name in rows for seed in range(experiments.SEEDS)]
+    assert sorted((run["row"], run["seed"]) for run in runs) == sorted(wanted)
+    suite = experiments.Suite(Path("results"), Path(), None)
+    for run in runs:
+        assert run["command"] == ["python", *suite.command(rows[run["row"]], run["seed"])]
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run("control", 0, 0.5)) + '\n{"row": "con')
+    experiments.Suite(tmp_path, tmp_path, None).add(run("control", 1, 0.6))
+    assert [r["seed"] for r in experiments.read_runs(tmp_path)] == [0, 1]
+    assert (tmp_path / "runs.jsonl").read_text().count("\n") == 2
+
+
+def test_after_an_error_no_run_begins(tmp_path, monkeypatch):
+    begun = []
+
+    def program(*words):
+        begun.append(words)
+        time.sleep(0.2)  # the others wait meanwhile
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "program", program)
+    with pytest.raises(SystemExit):
+        experiments.main(["--out", str(tmp_path), "--jobs", "1", "--only", "digits-dense"])
+    assert len(begun) < experiments.SEEDS  # one may just have begun

@@ -14,10 +14,7 @@ import pytest
 
 import evaluate
 import train
-from benchmarks import experiments
-
-pytest.importorskip("matplotlib")
-from benchmarks import plots
+from benchmarks import experiments, plots
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README_zh.md")
