@@ -95,8 +95,6 @@ ROWS = [
     Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP)),
     Row("gmp-90", "GMP", "GMP", "90%", ratio("0.9", *GMP)),
     Row("gmp-95", "GMP", "GMP", "95%", ratio("0.95", *GMP)),
-    Row("gmp-erk-95", "GMP, ERK", "GMP，ERK", "95%",
-        ratio("0.95", *GMP, "--distribution", "erk")),
     Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, data="digits",
         start=None, epochs=8),
     Row("control", "dense control", "稠密对照", "", DENSE, data="digits"),
