@@ -169,8 +169,8 @@ def test_pictures_of_a_run(results, tmp_path, capfd):
 
 
 def test_picture_of_the_results(tmp_path, monkeypatch):
-    runs = [run("control", 0, 0.9), run("control", 1, 0.88), run("gmp-90", 0, 0.8),
-            run("ratio-55", 0, 0.87), run("ratio-55", 1, 0.91)]  # fmt: skip
+    runs = [run("control", 0, 0.9), run("control", 1, 0.88), run("ratio-55", 0, 0.87),
+            run("ratio-55", 1, 0.91), *[run("gmp-90", seed, 0.1) for seed in range(3)]]  # fmt: skip
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, *name: figures.append(figure))
     plots.draw_results(runs, tmp_path)
