@@ -130,7 +130,7 @@ class Suite:
         folder = self.folder(row, seed)
         there = any((r["row"], r["seed"]) == (row.full_name, seed) for r in read_runs(self.out))
         if there and row.start is not None:
-            print(f"{row.full_name}, seed {seed}: is in {self.out / 'runs.jsonl'}")
+            print(f"{row.full_name}, seed {seed}: is in {self.out / 'runs.jsonl'}\n", end="")
             return
         command = self.command(row, seed)
         print("$ python", *command, flush=True)
@@ -243,6 +243,7 @@ HEADS = {
 
 
 DIVERGED = {"en": "{} diverged", "zh": "{} 次发散"}
+COMMA = {"en": ", ", "zh": "，"}
 MEANS = ("sparsity", "prunable_sparsity", "sparsity_1x1", "top1", "top5", "gzip_bytes")
 
 
@@ -271,7 +272,7 @@ def table(runs: list[dict], data: str, language: str = "en") -> str:
             seconds = [run["cpu_seconds"] for run in found if run["cpu_seconds"] is not None]
             cells = [
                 "{sparsity:.2%} / {prunable_sparsity:.2%} / {sparsity_1x1:.2%}".format(**means),
-                ", ".join([with_range(top1, "{:.2f}%"), *told]),
+                COMMA[language].join([with_range(top1, "{:.2f}%"), *told]),
                 f"{means['top5']:.2%}",
                 with_range(apart, "{:+.2f}") if apart else "",
                 str(found[0]["epochs"]),
@@ -325,6 +326,8 @@ def main(argv=None) -> None:
             finally:  # after an error or Ctrl-C what has not begun does not begin
                 pool.shutdown(cancel_futures=True)
     runs = read_runs(args.out)
+    if not runs:
+        raise ValueError(f"{args.out} has no runs.jsonl, or no run in it")
     for data in DATA:
         print(f"\n{data}\n\n{table(runs, data, args.table or 'en')}")
 

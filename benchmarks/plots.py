@@ -131,14 +131,14 @@ def draw_results(runs: list[dict], out: Path) -> None:
             x = x + 0.0025 * (i - len(groups) / 2)
             error = np.stack([mean - low, high - mean])
             axis.errorbar(x, mean, error, marker=marker, capsize=3, label=group, linewidth=1)
-        axis.set_xlabel("measured sparsity of the prunable weights (marks side by side)")
+        axis.set_xlabel("measured sparsity of the prunable weights (marks up to a point aside)")
         axis.xaxis.set_major_formatter(PERCENT)
         axis.yaxis.set_major_formatter(PERCENT)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1 on Fashion-MNIST")
     if control:
         axes[1].set_ylim(min(control) - 0.05, max(control) + 0.01)
-        axes[1].set_title("the same, within 5 points of the control", fontsize=10)
+        axes[1].set_title("the same, near the control", fontsize=10)
     axes[0].legend(loc="lower left", fontsize=9)
     save(figure, out, "results")
 

@@ -192,6 +192,11 @@ def test_the_results_are_those_of_the_rows():
         assert run["command"] == ["python", *suite.command(rows[run["row"]], run["seed"])]
 
 
+def test_a_folder_without_runs_has_no_table(tmp_path, capfd):
+    message = error_line(capfd, experiments.main, "--out", tmp_path, "--table")
+    assert "has no runs.jsonl, or no run in it" in message
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     (tmp_path / "runs.jsonl").write_text(json.dumps(run("control", 0, 0.5)) + '\n{"row": "con')
     experiments.Suite(tmp_path, tmp_path, None).add(run("control", 1, 0.6))
