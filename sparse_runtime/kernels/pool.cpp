@@ -1,0 +1,13 @@
+// The mean of a channel over each picture.
+#include "layer.h"
+
+void pool(const Layer& layer, int first, int last) {
+  const int size = layer.in_height * layer.in_width;
+  for (int c = first; c < last; c++)
+    for (int b = 0; b < layer.batch; b++) {
+      const float* in = layer.in + c * layer.in_channel_stride + b * layer.in_batch_stride;
+      double sum = 0;
+      for (int i = 0; i < size; i++) sum += in[i];
+      layer.out[c * layer.out_stride + b] = sum / size;
+    }
+}

@@ -1,0 +1,148 @@
+// One vector of floats in the widths of the host: AVX-512, AVX2, or plain C++ elsewhere.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+using Mask = uint16_t;  // a bit a pixel; masked loads give 0 where it is not set
+
+#if defined(__AVX512F__)
+
+constexpr int LANES = 16;
+
+struct Vec {
+  __m512 v;
+};
+
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline Vec load(const float* p, Mask mask) { return {_mm512_maskz_loadu_ps(mask, p)}; }
+inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
+inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline void store(float* p, Vec a, Mask mask) { _mm512_mask_storeu_ps(p, mask, a.v); }
+
+// The vector one float before b's first, where a holds what lies before b; and one behind a's.
+inline Vec before(Vec a, Vec b, Mask mask) {
+  return {_mm512_castsi512_ps(
+      _mm512_maskz_alignr_epi32(mask, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 15))};
+}
+inline Vec behind(Vec a, Vec b, Mask mask) {
+  return {_mm512_castsi512_ps(
+      _mm512_maskz_alignr_epi32(mask, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 1))};
+}
+
+// Of the 2 * LANES floats at p the first, third, ... and the second, fourth, ...
+inline void load_pairs(const float* p, Vec& even, Vec& odd) {
+  const __m512 low = _mm512_loadu_ps(p), high = _mm512_loadu_ps(p + 16);
+  const __m512i i = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  even.v = _mm512_permutex2var_ps(low, i, high);
+  odd.v = _mm512_permutex2var_ps(low, _mm512_add_epi32(i, _mm512_set1_epi32(1)), high);
+}
+
+inline Vec masked(Vec a, Mask mask) { return {_mm512_maskz_mov_ps(mask, a.v)}; }
+
+#elif defined(__AVX2__)
+
+constexpr int LANES = 8;
+
+struct Vec {
+  __m256 v;
+};
+
+inline __m256i lanes(Mask mask) {
+  const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits);
+}
+
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline Vec load(const float* p, Mask mask) { return {_mm256_maskload_ps(p, lanes(mask))}; }
+inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
+inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline void store(float* p, Vec a, Mask mask) { _mm256_maskstore_ps(p, lanes(mask), a.v); }
+inline Vec before(Vec a, Vec b, Mask mask) {
+  const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
+  const __m256i r = _mm256_alignr_epi8(b_, _mm256_permute2x128_si256(a_, b_, 0x21), 12);
+  return {_mm256_castsi256_ps(_mm256_and_si256(r, lanes(mask)))};
+}
+inline Vec behind(Vec a, Vec b, Mask mask) {
+  const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
+  const __m256i r = _mm256_alignr_epi8(_mm256_permute2x128_si256(a_, b_, 0x21), a_, 4);
+  return {_mm256_castsi256_ps(_mm256_and_si256(r, lanes(mask)))};
+}
+inline Vec masked(Vec a, Mask mask) {
+  return {_mm256_and_ps(a.v, _mm256_castsi256_ps(lanes(mask)))};
+}
+inline void load_pairs(const float* p, Vec& even, Vec& odd) {
+  const __m256 low = _mm256_loadu_ps(p), high = _mm256_loadu_ps(p + 8);
+  const __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
+  const __m256d o = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0xdd));
+  even.v = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
+  odd.v = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
+}
+
+#else
+
+constexpr int LANES = 4;
+
+struct Vec {
+  float v[LANES];
+};
+
+template <class F>
+inline Vec each(F f) {
+  Vec r;
+  for (int i = 0; i < LANES; i++) r.v[i] = f(i);
+  return r;
+}
+
+inline Vec load(const float* p) {
+  return each([&](int i) { return p[i]; });
+}
+inline Vec load(const float* p, Mask mask) {
+  return each([&](int i) { return mask >> i & 1 ? p[i] : 0.0f; });
+}
+inline Vec broadcast(float x) {
+  return each([&](int) { return x; });
+}
+inline void store(float* p, Vec a) {
+  for (int i = 0; i < LANES; i++) p[i] = a.v[i];
+}
+inline Vec fma(Vec a, Vec b, Vec c) {
+  return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+inline Vec add(Vec a, Vec b) {
+  return each([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Vec max(Vec a, Vec b) {
+  return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+
+inline void store(float* p, Vec a, Mask mask) {
+  for (int i = 0; i < LANES; i++)
+    if (mask >> i & 1) p[i] = a.v[i];
+}
+inline Vec before(Vec a, Vec b, Mask mask) {
+  return each([&](int i) { return mask >> i & 1 ? i == 0 ? a.v[LANES - 1] : b.v[i - 1] : 0.0f; });
+}
+inline Vec behind(Vec a, Vec b, Mask mask) {
+  return each([&](int i) { return mask >> i & 1 ? i == LANES - 1 ? b.v[0] : a.v[i + 1] : 0.0f; });
+}
+inline Vec masked(Vec a, Mask mask) {
+  return each([&](int i) { return mask >> i & 1 ? a.v[i] : 0.0f; });
+}
+inline void load_pairs(const float* p, Vec& even, Vec& odd) {
+  even = each([&](int i) { return p[2 * i]; });
+  odd = each([&](int i) { return p[2 * i + 1]; });
+}
+
+#endif
+
+constexpr Mask ALL = (1u << LANES) - 1;

@@ -1,0 +1,251 @@
+"""Runs a sparse network on the CPU with the kernels in kernels/."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from . import build, model_file
+from .model_file import Model, Operator
+
+POOL, DEPTHWISE, PATCHES, COPY = range(4)  # kernels/layer.h: Kind
+MOST_VECTORS = 14  # kernels/pointwise.cpp
+ALIGNMENT = 16  # floats in a cache line
+
+
+class Layer(ctypes.Structure):
+    """kernels/layer.h says what the fields are."""
+
+    _fields_ = (
+        *[(name, ctypes.c_int32) for name in (
+            "kind", "batch", "in_channels", "in_height", "in_width", "out_height", "out_width",
+            "kernel", "stride", "padding")],
+        ("in_channel_stride", ctypes.c_int64),
+        ("in_batch_stride", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in ("in_", "depthwise_weights", "depthwise_bias")],
+        ("depthwise_relu", ctypes.c_int32),
+        ("masks", ctypes.c_void_p),
+        *[(name, ctypes.c_int32) for name in ("rows", "tile_rows", "block_rows", "relu")],
+        *[(name, ctypes.c_void_p) for name in ("values", "indices", "starts", "bias", "out")],
+        ("out_stride", ctypes.c_int64),
+        *[(name, ctypes.c_int32) for name in ("vectors", "groups", "chains")],
+    )  # fmt: skip
+
+
+class Network:
+    """A network that was exported for this runtime.
+
+    Args:
+        model: path of the file, or a Model.
+        batch: pictures at once, at most.
+        threads: threads of its own that run it, this one included.
+        instruction_set: "avx512", "avx2" or "plain"; None: the best that the machine has.
+        tune: measure the ways to cut each layer into tiles, about 2 s; the result is the same.
+
+    Two threads may call it: one waits for the other.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it is damaged, or the kernels cannot
+            be compiled.
+    """
+
+    def __init__(
+        self, model: str | Path | Model, batch: int = 1, threads: int = 1,
+        instruction_set: str | None = None, tune: bool = True,
+    ):  # fmt: skip
+        if batch < 1 or threads < 1:
+            raise ValueError(f"batch and threads must be at least 1, got {batch} and {threads}")
+        model = model if isinstance(model, Model) else model_file.read(model)
+        self._library = build.library(instruction_set)
+        self._library.start_threads.restype = ctypes.c_void_p
+        self._library.end_threads.argtypes = [ctypes.c_void_p]
+        self._library.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+        self.lanes = self._library.lanes()
+        self.shape = (batch, *model.input_shape)
+        self.threads = threads
+        self._lock = threading.Lock()
+        self._kept = []  # arrays that layers point to
+        self._input = np.zeros(self.shape, np.float32)
+        self._layers, self._matrices = self._plan(model)
+        self._pool = self._library.start_threads(threads)
+        if self._pool is None:
+            raise ValueError(f"could not start {threads} threads")
+        for i, matrix in enumerate(self._matrices):
+            if matrix is not None:
+                self._choose_tiles(i, matrix, tune)
+
+    def __del__(self):
+        if getattr(self, "_pool", None):
+            self._library.end_threads(self._pool)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """float32 [up to batch, C, H, W] -> float32 [same, classes] (or [same, C, H, W])."""
+        images = np.asarray(images, np.float32)
+        if images.shape[1:] != self.shape[1:] or not 0 < len(images) <= self.shape[0]:
+            raise ValueError(
+                f"images must be [up to {self.shape[0]}, {', '.join(map(str, self.shape[1:]))}], "
+                f"got {list(images.shape)}"
+            )
+        with self._lock:
+            self._input[: len(images)] = images
+            self._run(0, len(self._layers))
+            return self._output.swapaxes(0, 1)[: len(images)].copy()
+
+    def profile(self, repetitions: int = 20) -> list[dict]:
+        """A dict a layer: what it is, its non-zero weights, tiles, and median seconds."""
+        described = []
+        for i, layer in enumerate(self._layers):
+            matrix = self._matrices[i]
+            described.append({
+                "kind": ("pool", "depthwise + 1x1", "convolution", "1x1")[layer.kind],
+                "in": [layer.in_channels, layer.in_height, layer.in_width],
+                "out": [layer.rows or layer.in_channels, layer.out_height, layer.out_width],
+                "nonzero": 0 if matrix is None else int(np.count_nonzero(matrix)),
+                "tile": [layer.vectors * self.lanes, layer.block_rows, layer.groups],
+                "seconds": float(np.median([self._time(i) for _ in range(repetitions)])),
+            })  # fmt: skip
+        return described
+
+    def _run(self, first: int, number: int) -> None:
+        begin = ctypes.byref(self._layers, first * ctypes.sizeof(Layer))
+        self._library.run(self._pool, begin, number)
+
+    def _time(self, layer: int) -> float:
+        started = time.perf_counter()
+        self._run(layer, 1)
+        return time.perf_counter() - started
+
+    def _plan(self, model: Model):
+        """A layer an operator, but a depthwise convolution and the 1x1 behind it are one."""
+        batch, shapes = self.shape[0], model_file.shapes(model)
+        layers, matrices = [], []
+        depthwise = None
+        for op, before, after in zip(model.operators, shapes, shapes[1:]):
+            if op.kind == "depthwise":
+                depthwise, shape = op, before
+                continue
+            if depthwise is None:
+                shape = before
+            layers.append(self._layer(op, depthwise, shape, after, first=not layers))
+            matrices.append(op.weight)
+            depthwise = None
+        # Results go to and fro between two buffers. Around them there is room for what kernels
+        # load beside a picture (and drop again).
+        room = _round_up(max(3 * ALIGNMENT + width + 2 for _, _, width in shapes))
+        sizes = [layer.out_stride * (layer.rows or layer.in_channels) for layer in layers]
+        buffers = [_aligned(max(sizes[i::2], default=0) + 2 * room) for i in (0, 1)]
+        self._kept += buffers
+        source, strides = self._input.ctypes.data, (shapes[0][1] * shapes[0][2],)
+        strides = (strides[0], strides[0] * shapes[0][0])
+        for i, layer in enumerate(layers):
+            layer.in_, (layer.in_channel_stride, layer.in_batch_stride) = source, strides
+            source = layer.out = buffers[i % 2].ctypes.data + 4 * room
+            strides = (layer.out_stride, layer.out_height * layer.out_width)
+        channels, height, width = shapes[-1]
+        output = buffers[(len(layers) - 1) % 2][room : room + channels * layers[-1].out_stride]
+        output = output.reshape(channels, -1)[:, : batch * height * width]
+        shape = (channels, batch) if (height, width) == (1, 1) else (channels, batch, height, width)
+        self._output = output.reshape(shape)
+        return (Layer * len(layers))(*layers), matrices
+
+    def _layer(self, op: Operator, depthwise: Operator | None, before, after, first: bool) -> Layer:
+        batch, (channels, height, width) = self.shape[0], before
+        window = depthwise or op
+        layer = Layer(
+            kind=POOL, batch=batch, in_channels=channels, in_height=height, in_width=width,
+            out_height=after[1], out_width=after[2], kernel=window.kernel, stride=window.stride,
+            padding=window.padding, out_stride=_round_up(batch * after[1] * after[2]), groups=1,
+        )  # fmt: skip
+        if op.kind == "pool":
+            return layer
+        layer.rows, layer.tile_rows = op.weight.shape
+        layer.relu, layer.bias = op.relu, self._pointer(op.bias)
+        layer.kind = PATCHES if first or op.kernel > 1 or op.stride > 1 else COPY
+        if depthwise is not None:
+            layer.kind, layer.depthwise_relu = DEPTHWISE, depthwise.relu
+            layer.depthwise_weights = self._pointer(depthwise.weight)
+            layer.depthwise_bias = self._pointer(depthwise.bias)
+            if depthwise.stride == 1:
+                masks = _neighbours(batch, height, width, self.lanes)
+                layer.masks = self._pointer(masks, np.uint16)
+        return layer
+
+    def _pointer(self, array: np.ndarray, dtype=np.float32) -> int:
+        array = np.ascontiguousarray(array, dtype)
+        self._kept.append(array)
+        return array.ctypes.data
+
+    def _choose_tiles(self, index: int, matrix: np.ndarray, tune: bool) -> None:
+        """Pixels a tile, tile rows a block, parts of the rows: the quickest, or a guess."""
+        layer = self._layers[index]
+        pixels = layer.batch * layer.out_height * layer.out_width
+        vectors = -(-pixels // self.lanes)
+        few = vectors < 4  # sums are split then, and a block's end would change their order
+        layer.chains = 4 if few else 1
+        most = min(vectors, MOST_VECTORS)
+        blocks = [1 << 16] if few else [64, 32, 128, 256, 512]  # indices have 16 bits
+        blocks = list(dict.fromkeys(min(b, layer.tile_rows) for b in blocks))
+        sizes = [most] if few else [v for v in (8, 4, 6, 7, 10, 12, 13, 14) if v <= most]
+        groups = [g for g in range(1, self.threads + 1) if self.threads % g == 0]
+        if vectors < 4 * self.threads:
+            groups.reverse()
+        if not tune:
+            blocks, sizes, groups = blocks[:1], sizes[:1], groups[:1]
+        best = (float("inf"),)
+        for block in blocks:
+            encoded = _by_block(matrix, block)
+            for layer.vectors in sizes:
+                for layer.groups in groups:
+                    self._set_matrix(layer, block, encoded)
+                    seconds = min(self._time(index) for _ in range(3 if tune else 1))
+                    best = min(best, (seconds, layer.vectors, layer.groups, block, encoded),
+                               key=lambda tried: tried[0])  # fmt: skip
+        _, layer.vectors, layer.groups, block, encoded = best
+        self._set_matrix(layer, block, encoded)
+        self._kept.append(encoded)
+
+    def _set_matrix(self, layer: Layer, block: int, encoded) -> None:
+        layer.block_rows = block
+        layer.values, layer.indices, layer.starts = (array.ctypes.data for array in encoded)
+
+
+def _by_block(matrix: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """values, index inside the block, starts: non-zeros by block of columns, then by row."""
+    values, indices, counts = [], [], [[0]]
+    for first in range(0, matrix.shape[1], block):
+        part = matrix[:, first : first + block]
+        rows, columns = np.nonzero(part)
+        values.append(part[rows, columns])
+        indices.append(columns)
+        counts.append(np.bincount(rows, minlength=len(matrix)))
+    starts = np.cumsum(np.concatenate(counts))
+    return (
+        np.concatenate(values).astype(np.float32),
+        np.concatenate(indices).astype(np.uint16),
+        starts.astype(np.uint32),
+    )
+
+
+def _neighbours(batch: int, height: int, width: int, lanes: int) -> np.ndarray:
+    """[vectors + 1, 5]: bits of the pixels that have one above, themselves, below, left, right."""
+    pixels = np.arange(_round_up(batch * height * width) + lanes)
+    y, x = np.divmod(pixels % (height * width), width)
+    inside = pixels < batch * height * width
+    there = np.stack([y > 0, inside, y < height - 1, x > 0, x < width - 1]) & inside
+    bits = there.reshape(5, -1, lanes) << np.arange(lanes)
+    return bits.sum(2).T
+
+
+def _round_up(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
+
+
+def _aligned(count: int) -> np.ndarray:
+    """float32 zeros that begin at a cache line."""
+    array = np.zeros(count + ALIGNMENT, np.float32)
+    skip = -array.ctypes.data // 4 % ALIGNMENT
+    return array[skip : skip + count]
