@@ -97,7 +97,7 @@ def save(run, state: dict) -> None:
 def write_state(folder: Path, state: dict) -> None:
     """train-state.json, with the checksums of the files that the folder holds."""
     files = sorted(path for path in folder.iterdir() if path.name != STATE)
-    state = {**state, "checksums": {path.name: _sha256(path) for path in files}}
+    state = {**state, "checksums": {path.name: sha256(path) for path in files}}
     state["checksums"][STATE] = _state_checksum(state)
     (folder / STATE).write_text(json.dumps(state, indent=1))
 
@@ -140,7 +140,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(staging)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
@@ -270,17 +270,17 @@ def verify(folder: Path) -> dict:
     if not state:
         raise FileNotFoundError(f"{folder / STATE} is missing")
     for name in state["checksums"]:
-        _verify_file(folder / name, state)
+        verify_file(folder / name, state)
     return state
 
 
-def _verify_file(path: Path, state: dict) -> None:
+def verify_file(path: Path, state: dict) -> None:
     wanted = state["checksums"].get(path.name)
     if wanted is None or path.name == STATE:
         return
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
-    if _sha256(path) != wanted:
+    if sha256(path) != wanted:
         raise ValueError(f"{path} is not what {STATE} says was saved: it is damaged or replaced")
 
 
@@ -327,7 +327,7 @@ def load_weights(model, path) -> None:
     """
     path = Path(path)
     folder = path.resolve().parent  # a link means a file of a checkpoint
-    _verify_file(folder / path.resolve().name, read_state(folder) or {"checksums": {}})
+    verify_file(folder / path.resolve().name, read_state(folder) or {"checksums": {}})
     given, wanted = read_arrays(path), model.state_dict()
     masks = [name for name in given if name.endswith("_mask") and name not in wanted]
     if masks:

@@ -32,6 +32,10 @@ def class_names(options) -> None:
     """Classes are numbers here."""
 
 
+def input_shape(options) -> tuple[int, int, int]:
+    return (3, 224, 224) if options.data == "imagenet" else (3, 32, 32)
+
+
 def make_dataset(options, mode: str):
     """A data set by its name; mode is 'train' or 'val'. Setting its `epoch` varies augmentation."""
     name, data_dir = options.data, options.data_dir
@@ -61,17 +65,17 @@ def make_model(options, pretrained: bool = False):
         raise ValueError(f"{name} has one width only; leave --scale out")
     arguments = {"pretrained": pretrained, "num_classes": options.num_classes, **width}
     model = build(lambda: constructor(**arguments), name, scale, pretrained)
-    size = 224 if options.data == "imagenet" else 32
+    shape = input_shape(options)
     model.eval()
     try:
         with paddle.no_grad():
-            outputs = model(paddle.zeros([1, 3, size, size]))
+            outputs = model(paddle.zeros([1, *shape]))
         logits = main_output(outputs)
         fits = math.isfinite(float(logits.sum()))  # Inception averages over nothing and gives NaN
     except Exception:
         fits = False
     if not fits:
-        raise ValueError(f"{name} does not take pictures of {size}x{size}")
+        raise ValueError(f"{name} does not take pictures of {shape[1]}x{shape[2]}")
     return model
 
 

@@ -47,6 +47,10 @@ def class_names(options) -> list[str]:
     return read_classes(folder(options))
 
 
+def input_shape(options) -> tuple[int, int, int]:
+    return (3, options.image_size, options.image_size)
+
+
 def folder(options) -> str:
     places = ("data/VOCdevkit", "VOCdevkit")
     return options.data_dir or next((p for p in places if os.path.isdir(p)), places[0])

@@ -3,6 +3,7 @@
     python evaluate.py --pruned_model models/ --data imagenet
     python evaluate.py --pruned_model models/ --per_layer
     python evaluate.py --pruned_model models/epoch-9 --json
+    python evaluate.py --pruned_model exported --runtime sparse --threads 2   # of export.py
 
 Model, width and classes are those in the train-state.json beside the weights, where there is one;
 so are data set and image size where they are not given.
@@ -15,14 +16,14 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import checkpoint
+import runtimes
 from program import Loader, evaluate, listed, number, one_line_errors, set_device
 from sampler import EpochBatchSampler
-from tasks import TASKS, add_common_options, parse
+from tasks import add_common_options, trained_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
-
-TRAINED = ("model", "scale", "num_classes")  # what train-state.json knows better than the options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,6 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures")
     add("--json", action="store_true", help="print the results as one line of JSON")
     add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
+    add("--runtime", choices=runtimes.NAMES, help="what runs a folder that export.py wrote")
+    add("--threads", type=number(int, 1), default=1, help="of --runtime (default: %(default)s)")
     return parser
 
 
@@ -49,15 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
+    if args.per_layer and args.runtime:
+        raise ValueError("--per_layer is of a checkpoint's weights: leave --runtime out")
     set_device(args.use_gpu)
-    weights = checkpoint.find_weights(args.pruned_model)
-    trained = checkpoint.read_state(weights.parent).get("options", {})
-    data = args.data or trained.get("data", "cifar10")
-    if data not in TASKS:
-        raise ValueError(f"there is no data set {data!r}; give --data")
-    task = TASKS[data]
-    if args.image_size and "image_size" not in task.OWN_OPTIONS:
-        raise ValueError("--image_size needs --data voc")
+    path = Path(args.pruned_model)
+    weights = None if args.runtime else checkpoint.find_weights(path)
+    task, options, trained = trained_options(parser, argv, path if args.runtime else weights.parent)
     if args.show:
         if not hasattr(task.Metric, "show"):
             raise ValueError("--show draws what a detector finds: it needs --data voc")
@@ -65,30 +65,27 @@ def main(argv=None) -> None:
             os.makedirs(args.show, exist_ok=True)
         except OSError as error:
             raise ValueError(f"cannot draw into --show {args.show}: {error.strerror}") from None
-    known = {key: trained[key] for key in TRAINED if key in trained}
-    if args.image_size is None and trained.get("image_size"):
-        known["image_size"] = trained["image_size"]
-    args = parse(parser, argv, data)
-    options = argparse.Namespace(**{**vars(args), **known}, seed=0)
-    options.num_classes = options.num_classes or task.num_classes(options)
-    model = task.make_model(options)
     classes = task.class_names(options)
     if trained.get("classes", classes) != classes:
         raise ValueError(f"trained on the classes {trained['classes']}, the data set has {classes}")
-    checkpoint.load_weights(model, weights)
+    if args.runtime:
+        model = runtimes.load(args.runtime, path, args.batch_size, args.threads)
+    else:
+        model = task.make_model(options)
+        checkpoint.load_weights(model, weights)
     dataset = task.make_dataset(options, "val")
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
     metric = task.Metric(dataset)
     started = time.perf_counter()
     tested = evaluate(model, Loader(dataset, batches, args.num_workers), metric)
     seconds = time.perf_counter() - started
-    prunable = prunable_parameters(model)
-    results = {
-        **{key: tested[key] for key in task.MEASURED},
-        "sparsity": UnstructuredPruner.total_sparse(model),
-        "prunable_sparsity": sparsity(prunable),
-        "samples": tested["samples"],
-    }
+    results = {**{key: tested[key] for key in task.MEASURED}, "samples": tested["samples"]}
+    shown = listed(results, task.MEASURED)
+    if not args.runtime:  # what is exported has its own form
+        prunable = prunable_parameters(model)
+        results["sparsity"] = UnstructuredPruner.total_sparse(model)
+        results["prunable_sparsity"] = sparsity(prunable)
+        shown += "sparsity {sparsity:.4f} prunable {prunable_sparsity:.4f} ".format(**results)
     if not args.json and hasattr(metric, "table"):
         print(metric.table())
     if args.per_layer:
@@ -96,11 +93,8 @@ def main(argv=None) -> None:
     if args.json:
         print(json.dumps(results))
     else:
-        print(
-            f"{listed(results, task.MEASURED)}"
-            f"sparsity {results['sparsity']:.4f} prunable {results['prunable_sparsity']:.4f} "
-            f"samples {results['samples']} images/s {results['samples'] / seconds:.1f}"
-        )
+        images_a_second = results["samples"] / seconds
+        print(f"{shown}samples {results['samples']} images/s {images_a_second:.1f}")
     if args.show:
         metric.show(args.show)
 

@@ -4,6 +4,7 @@
 #   bash run.sh demo                       train, prune and compare on real data, about 3 minutes
 #   bash run.sh test [pytest options]      the test suite
 #   bash run.sh demo_yolov3                the same with a detector, 4 minutes
+#   bash run.sh deploy_demo                export the demo's network: sizes, accuracy, latency
 #   bash run.sh threshold|ratio|multi_gpu|evaluate [options]
 #   bash run.sh yolov3_threshold [options] YOLOv3 on Pascal VOC, 150,000 steps on four GPUs
 #   bash run.sh resume --resume_epoch N [options]
@@ -52,7 +53,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
   demo | demo_yolov3 | test | threshold | ratio | multi_gpu | yolov3_threshold | resume) ;;
-  evaluate | gpu_check) ;;
+  evaluate | gpu_check | deploy_demo) ;;
   parity) venv=${VENV:-$here/.venv-parity} EXTRAS=parity,test ;; # PaddleSlim needs Paddle 2.6
   *)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
@@ -71,7 +72,7 @@ launch() {
 }
 
 case $command in
-  demo | demo_yolov3) exec "$python" "$here/benchmarks/$command.py" "$@" ;;
+  demo | demo_yolov3 | deploy_demo) exec "$python" "$here/benchmarks/$command.py" "$@" ;;
   test) cd "$here" && exec "$python" -m pytest "$@" ;;
   threshold) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 "$@" ;;
   ratio) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;

@@ -4,7 +4,7 @@
 - `DEFAULTS`, `OWN_OPTIONS`: values of options, and options that the others do not have
 - `PRETRAINED`: the data sets whose training starts from ImageNet weights
 - `num_classes(options)`, `class_names(options)`: of the data set
-- `make_dataset`, `make_model`, `loss`
+- `make_dataset`, `make_model`, `loss`; `input_shape(options)`: [C, H, W] of a test's picture
 - `counts`, `COUNTED`: what is counted at every step of training
 - `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best;
   a metric may have `table()` and `show(folder)`, for evaluate.py
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 
+import checkpoint
 import classification
 import detection
 from program import boolean, number
@@ -65,3 +66,25 @@ def parse(parser: argparse.ArgumentParser, argv, data: str) -> argparse.Namespac
         fitting = [name for name, task in TASKS.items() if args.model in task.MODELS]
         parser.error(f"--model {args.model} needs --data {' or '.join(fitting)}")
     return args
+
+
+def trained_options(parser: argparse.ArgumentParser, argv, folder) -> tuple:
+    """The task, the options, and those that the train-state.json of `folder` tells, which win.
+
+    Raises:
+        ValueError: they do not fit each other.
+    """
+    args = parser.parse_args(argv)
+    trained = checkpoint.read_state(folder).get("options", {})
+    data = args.data or trained.get("data", "cifar10")
+    if data not in TASKS:
+        raise ValueError(f"there is no data set {data!r}; give --data")
+    task = TASKS[data]
+    if args.image_size and "image_size" not in task.OWN_OPTIONS:
+        raise ValueError("--image_size needs --data voc")
+    known = {key: trained[key] for key in ("model", "scale", "num_classes") if key in trained}
+    if args.image_size is None and trained.get("image_size"):
+        known["image_size"] = trained["image_size"]
+    options = argparse.Namespace(**{**vars(parse(parser, argv, data)), **known}, seed=0)
+    options.num_classes = options.num_classes or task.num_classes(options)
+    return task, options, trained

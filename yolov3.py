@@ -82,7 +82,9 @@ class YOLOv3(nn.Layer):
             x = block(taps[i] if i == 0 else paddle.concat([x, taps[i]], 1))
             outputs.append(head(tip(x)))
             if i < len(self.routes):
-                x = F.interpolate(self.routes[i](x), scale_factor=2, mode="nearest")
+                x = self.routes[i](x)
+                # By size: paddle2onnx does not know a scale factor.
+                x = F.interpolate(x, size=[2 * n for n in x.shape[2:]], mode="nearest")
         return outputs
 
 

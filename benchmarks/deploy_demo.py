@@ -1,0 +1,95 @@
+"""Exports a pruned digits checkpoint in every format: size, accuracy and latency of each.
+
+    bash run.sh deploy_demo     # or: python benchmarks/deploy_demo.py [--pruned_model models/...]
+
+Without a checkpoint of the demo (bash run.sh demo) that is trained first, 3 minutes. The latency is
+the median over one picture at a time on one thread, the forms in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import paddle
+
+import checkpoint
+import runtimes
+import tasks
+from benchmarks import demo
+from export import make_parser
+from program import number, one_line_errors
+
+DEMO = demo.ROOT / "models" / "demo" / "ratio-0.55"
+
+
+def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, float]:
+    """Median seconds of one picture, by form."""
+    weights = checkpoint.find_weights(checkpoint_path)
+    argv = ["--format", "onnx", "--out", str(exports)]
+    task, options, _ = tasks.trained_options(make_parser(), argv, weights.parent)
+    model = task.make_model(options)
+    checkpoint.load_weights(model, weights)
+    model.eval()
+    networks = {"checkpoint": model}
+    networks.update({name: runtimes.load(name, exports, 1, 1) for name in runtimes.NAMES})
+    picture = paddle.randn([1, *task.input_shape(options)])
+    seconds = {name: [] for name in networks}
+    with paddle.no_grad():
+        for _ in range(rounds):
+            for name, network in networks.items():
+                network(picture)  # of the ones in between nothing is left in the caches
+                started = time.perf_counter()
+                network(picture)
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def size(folder: Path, form: str) -> int:
+    if form == "checkpoint":
+        return checkpoint.find_weights(folder).stat().st_size
+    return sum((folder / name).stat().st_size for name in runtimes.files(form, folder))
+
+
+@one_line_errors
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--pruned_model", type=Path, default=DEMO, help="(default: the demo's at 55%%)")
+    add("--out", type=Path, default=demo.ROOT / "models" / "deploy_demo")
+    add("--rounds", type=number(int, 1), default=200, help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.pruned_model == DEMO and not DEMO.exists():
+        demo.main([])
+    for name in runtimes.NAMES:
+        options = ["--pruned_model", args.pruned_model, "--format", name, "--out", args.out]
+        print(demo.run("export.py", *options), end="")
+    told = ["--json", "--num_workers", "0"]
+    results = {
+        "checkpoint": json.loads(
+            demo.run("evaluate.py", "--pruned_model", args.pruned_model, *told)
+        )
+    }
+    for name in runtimes.NAMES:
+        options = ["--pruned_model", args.out, "--runtime", name, *told]
+        results[name] = json.loads(demo.run("evaluate.py", *options))
+    seconds = latencies(args.pruned_model, args.out, args.rounds)
+    print("\n| form | size, KB | top-1 | top-5 | ms a picture |\n|---|---|---|---|---|")
+    for form, result in results.items():
+        folder = args.pruned_model if form == "checkpoint" else args.out
+        print(
+            f"| {form} | {size(folder, form) / 1000:.0f} | {result['top1']:.2%} "
+            f"| {result['top5']:.2%} | {1000 * seconds[form]:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Brings a pruned checkpoint into the form that a runtime takes, and compares the two.
+
+    python export.py --pruned_model models/ --format sparse --out exported  # smaller and faster
+    python export.py --pruned_model models/ --format onnx --out exported    # ONNX Runtime, others
+    python export.py --pruned_model models/ --format paddle --out exported  # Paddle Inference
+
+`sparse` is for the runtime in sparse_runtime/: one file without the zeros, of MobileNetV1 and of
+what consists of the same operators. An export is run on random pictures before it is kept; then
+`python evaluate.py --pruned_model exported --runtime sparse` measures it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+import checkpoint
+import runtimes
+from program import one_line_errors
+from tasks import add_common_options, trained_options
+
+MOST_APART = 1e-4  # of the largest output, or of 1 where that is less
+OPSET = 13
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--pruned_model", default="models", metavar="PATH",
+        help="folder, prefix or .pdparams file (default: %(default)s)")  # fmt: skip
+    add("--format", choices=runtimes.NAMES, required=True)
+    add("--out", type=Path, required=True, metavar="DIR", help="may hold its other formats")
+    add_common_options(parser)
+    return parser
+
+
+def save_paddle(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
+    spec = paddle.static.InputSpec([batch, *shape], "float32", "images")
+    paddle.jit.save(model, str(folder / runtimes.PADDLE), input_spec=[spec])
+    (folder / f"{runtimes.PADDLE}.pdiparams.info").unlink(missing_ok=True)  # Paddle 2: for itself
+
+
+class Leaky(paddle.nn.Layer):
+    """A LeakyReLU, of a product and a maximum."""
+
+    def __init__(self, slope: float):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return paddle.maximum(x, self.slope * x)
+
+
+def save_onnx(model, shape: tuple[int, ...], folder: Path) -> None:
+    for parent in model.sublayers(include_self=True):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, paddle.nn.LeakyReLU):  # its slope is lost in paddle2onnx 2.1
+                setattr(parent, name, Leaky(layer._negative_slope))
+    convert(model, shape, folder)
+
+
+def convert(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
+    with tempfile.TemporaryDirectory() as inside:
+        save_paddle(model, shape, Path(inside), batch)
+        program = next(p for p in os.listdir(inside) if p.endswith((".json", ".pdmodel")))
+        # A process of its own: it prints tens of lines, and what fails in its C++ ends it.
+        done = subprocess.run(
+            [sys.executable, "-m", "paddle2onnx.command", "--model_dir", inside,
+             "--model_filename", program, "--params_filename", f"{runtimes.PADDLE}.pdiparams",
+             "--save_file", str(folder / runtimes.ONNX), "--opset_version", str(OPSET)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+    if not (folder / runtimes.ONNX).is_file():
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
+        told = [line for line in lines if "ERROR" in line or "Error" in line or "No module" in line]
+        why = (told or lines or [f"status {done.returncode}"])[-1]
+        hint = '; pip install ".[export]"' if "No module named" in why else ""
+        raise ValueError(f"paddle2onnx could not convert the network: {why}{hint}")
+
+
+def save_sparse(model, shape: tuple[int, ...], folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as inside:
+        convert(model, shape, Path(inside), batch=1)
+        import onnx
+
+        from sparse_runtime import from_onnx, model_file
+
+        network = from_onnx.convert(onnx.load(Path(inside) / runtimes.ONNX).graph)
+    model_file.write(network, folder / runtimes.SPARSE)
+
+
+SAVE = {"paddle": save_paddle, "onnx": save_onnx, "sparse": save_sparse}
+
+
+def outputs(network, images: paddle.Tensor) -> list[np.ndarray]:
+    with paddle.no_grad():
+        given = network(images)
+    return [t.numpy() for t in (given if isinstance(given, (list, tuple)) else [given])]
+
+
+def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """The largest, relative to the largest value of that output, or to 1."""
+    pairs = zip(ours, theirs)
+    return max(float(abs(one - other).max() / max(1, abs(one).max())) for one, other in pairs)
+
+
+@one_line_errors
+def main(argv=None) -> None:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    paddle.set_device("cpu")  # whose runtimes these are
+    weights = checkpoint.find_weights(args.pruned_model)
+    task, options, trained = trained_options(parser, argv, weights.parent)
+    before = checkpoint.read_state(args.out)
+    if before and "exported_from" not in before:
+        raise ValueError(f"--out {args.out} holds a training; give another folder")
+    model = task.make_model(options)
+    checkpoint.load_weights(model, weights)
+    model.eval()
+    source = {"exported_from": checkpoint.sha256(weights)}
+    if before and before["exported_from"] != source["exported_from"]:
+        raise ValueError(f"--out {args.out} holds exports of another checkpoint; give another one")
+    shape = task.input_shape(options)
+    args.out.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
+    images = paddle.to_tensor(images)
+    expected = outputs(model, images)
+    with tempfile.TemporaryDirectory(dir=args.out, prefix=".") as inside:
+        SAVE[args.format](model, shape, Path(inside))
+        exported = runtimes.load(args.format, inside, batch=2, threads=1)
+        apart = difference(expected, outputs(exported, images))
+        if not apart <= MOST_APART:
+            raise ValueError(
+                f"the {args.format} export differs from the model by {apart:.1e} of its largest "
+                f"output, more than {MOST_APART:.0e}; nothing was kept"
+            )
+        size = sum(path.stat().st_size for path in Path(inside).iterdir())
+        for path in Path(inside).iterdir():
+            os.replace(path, args.out / path.name)
+    told = {"model", "scale", "num_classes", "data", "image_size"}
+    known = {**{key: value for key, value in vars(options).items() if key in told}, **trained}
+    state = {"epoch": 0, "step": 0, "finished": True, "options": known, **source}
+    checkpoint.write_state(args.out, state)
+    dense = sum(4 * p.size for p in model.state_dict().values())
+    print(
+        f"{args.format}: {size} bytes, {size / dense:.1%} of the weights as dense float32; "
+        f"difference from the model on random pictures {apart:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What export.py wrote, run on the CPU: by Paddle Inference, ONNX Runtime or the sparse runtime."""
+
+from __future__ import annotations
+
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+import checkpoint
+import sparse_runtime
+
+NAMES = ("paddle", "onnx", "sparse")
+ONNX, SPARSE = "model.onnx", "model-sparse.safetensors"
+PADDLE = "inference"
+
+
+def files(name: str, folder: Path) -> list[str]:
+    """Names of what an export consists of."""
+    old = (folder / f"{PADDLE}.pdmodel").is_file()  # Paddle 2
+    program = f"{PADDLE}.{'pdmodel' if old else 'json'}"
+    return {"onnx": [ONNX], "sparse": [SPARSE], "paddle": [program, f"{PADDLE}.pdiparams"]}[name]
+
+
+class Exported:
+    """An exported network in the place of a paddle.nn.Layer: tensors in, tensors out."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def eval(self) -> None:
+        """It knows nothing else."""
+
+    def __call__(self, images: paddle.Tensor):
+        outputs = [paddle.to_tensor(output) for output in self.run(images.numpy())]
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+def load(name: str, folder, batch: int, threads: int) -> Exported:
+    """
+    Args:
+        name: one of NAMES.
+        folder: what was `--out` of export.py.
+        batch: pictures at once, at most.
+
+    Raises:
+        FileNotFoundError, ValueError: that was not exported there, or is damaged.
+    """
+    folder = Path(folder)
+    state = checkpoint.read_state(folder)
+    for file in files(name, folder):
+        if not (folder / file).is_file():
+            make = f"python export.py --format {name} --out {folder}"
+            raise FileNotFoundError(f"{folder} holds no {file}; {make} makes it")
+        checkpoint.verify_file(folder / file, state or {"checksums": {}})
+    starters = {"paddle": _paddle, "onnx": _onnx, "sparse": _sparse}
+    return Exported(starters[name](folder, batch, threads))
+
+
+def _sparse(folder: Path, batch: int, threads: int):
+    network = sparse_runtime.Network(folder / SPARSE, batch, threads)
+    return lambda images: [network(images)]
+
+
+def _onnx(folder: Path, batch: int, threads: int):
+    import onnxruntime  # of the extra "export", which training does without
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(folder / ONNX, options, ["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})
+
+
+def _paddle(folder: Path, batch: int, threads: int):
+    from paddle import inference
+
+    config = inference.Config(*(str(folder / name) for name in files("paddle", folder)))
+    config.disable_gpu()
+    config.enable_mkldnn()
+    config.set_cpu_math_library_num_threads(threads)
+    config.disable_glog_info()
+    predictor = inference.create_predictor(config)
+
+    taken = predictor.get_input_handle(predictor.get_input_names()[0])
+    given = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        taken.copy_from_cpu(images)
+        predictor.run()
+        return [output.copy_to_cpu() for output in given]
+
+    return run

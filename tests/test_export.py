@@ -1,0 +1,182 @@
+"""export.py, runtimes.py and evaluate.py --runtime: a trained network through the three formats."""
+
+from __future__ import annotations
+
+import json
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+
+import numpy as np
+import paddle
+import pytest
+from conftest import error_line
+
+import checkpoint
+import evaluate
+import export
+import runtimes
+import train
+from benchmarks import deploy_demo
+
+pytest.importorskip("paddle2onnx")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """MobileNetV1 of width 0.25 on digits, pruned by 55%."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["--data", "digits", "--scale", "0.25", "--num_epochs", "3", "--num_workers", "0"]
+    train.main([*options, "--batch_size", "32", "--lr", "0.05", "--model_path", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """The folder with its three exports."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name in runtimes.NAMES:
+        export.main(["--pruned_model", str(trained), "--format", name, "--out", str(folder)])
+    return folder
+
+
+def measured(capsys, folder, *more) -> dict:
+    capsys.readouterr()
+    evaluate.main(["--pruned_model", str(folder), "--num_workers", "0", "--json", *more])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", runtimes.NAMES)
+@pytest.mark.parametrize("batch", ["64", "7"])  # 360 pictures: the last batch is smaller
+def test_an_export_is_as_accurate_as_the_checkpoint(name, batch, trained, exported, capsys):
+    whole = measured(capsys, trained)
+    other = measured(capsys, exported, "--runtime", name, "--batch_size", batch, "--threads", "2")
+    assert whole["top1"] > 0.2
+    for key in ("top1", "top5", "samples"):
+        assert other[key] == whole[key]
+    assert other["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", runtimes.NAMES)
+def test_logits_agree(name, trained, exported):
+    model = paddle.vision.models.mobilenet_v1(scale=0.25, num_classes=10)
+    checkpoint.load_weights(model, checkpoint.find_weights(trained))
+    model.eval()
+    images = paddle.randn([3, 3, 32, 32])
+    network = runtimes.load(name, exported, batch=3, threads=1)
+    assert np.abs((network(images) - model(images)).numpy()).max() < 1e-3
+
+
+def test_a_sparse_file_is_half_as_large(trained, exported):
+    weights = checkpoint.read_arrays(trained / checkpoint.WEIGHTS)
+    dense = sum(4 * value.size for value in weights.values())
+    assert (exported / runtimes.SPARSE).stat().st_size < 0.5 * dense
+
+
+def test_what_an_export_tells_of_itself(trained, exported, capsys):
+    state = checkpoint.read_state(exported)
+    assert state["options"]["model"] == "mobilenet_v1"
+    assert state["options"]["data"] == "digits"
+    names = [name for form in runtimes.NAMES for name in runtimes.files(form, exported)]
+    assert sorted(path.name for path in exported.iterdir()) == sorted([*names, checkpoint.STATE])
+    assert set(state["checksums"]) == {*names, checkpoint.STATE}
+
+
+def test_deploy_demo(trained, tmp_path, capfd):
+    deploy_demo.main(["--pruned_model", str(trained), "--out", str(tmp_path), "--rounds", "2"])
+    rows = [line.split(" | ") for line in capfd.readouterr().out.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == ["| checkpoint", *(f"| {n}" for n in runtimes.NAMES)]
+    kilobytes, accuracies = [float(row[1]) for row in rows[2:]], {row[2] for row in rows[2:]}
+    assert kilobytes[3] < 0.5 * min(kilobytes[:3])
+    assert len(accuracies) == 1
+
+
+def test_weights_from_elsewhere(tmp_path, capsys):
+    model = paddle.vision.models.mobilenet_v1(scale=0.1, num_classes=20)
+    paddle.save(model.state_dict(), str(tmp_path / "theirs.pdparams"))
+    options = ["--data", "imagenet", "--scale", "0.1", "--num_classes", "20"]
+    export.main(["--pruned_model", str(tmp_path / "theirs.pdparams"), "--format", "sparse",
+                 "--out", str(tmp_path / "out"), *options])  # fmt: skip
+    assert "difference from the model" in capsys.readouterr().out
+    network = runtimes.load("sparse", tmp_path / "out", 1, 1)
+    assert network(paddle.zeros([1, 3, 224, 224])).shape == [1, 20]
+
+
+def test_a_detector_goes_to_onnx_up_to_its_heads(voc_dir, tmp_path, capsys):
+    small = ["--data", "voc", "--data_dir", str(voc_dir), "--scale", "0.1", "--image_size", "64"]
+    model = tmp_path / "model"
+    train.main([*small, "--train_sizes", "64", "64", "--max_steps", "1", "--batch_size", "2",
+                "--num_workers", "0", "--model_path", str(model)])  # fmt: skip
+    out = ["--out", str(tmp_path / "out")]
+    data = ["--data_dir", str(voc_dir)]
+    export.main(["--pruned_model", str(model), "--format", "onnx", *out, *data])
+    network = runtimes.load("onnx", tmp_path / "out", 1, 1)
+    heads = network(paddle.zeros([1, 3, 64, 64]))
+    assert [head.shape for head in heads] == [[1, 24, n, n] for n in (2, 4, 8)]
+    whole = measured(capsys, model, *data)
+    same = measured(capsys, tmp_path / "out", "--runtime", "onnx", *data)
+    assert same["map_11point"] == whole["map_11point"]
+    message = error_line(
+        capsys, export.main, "--pruned_model", model, "--format", "sparse", *out, *data
+    )
+    assert "the sparse runtime has no operator LeakyRelu" in message
+
+
+@pytest.mark.parametrize(("model", "operator"), [("mobilenet_v2", "Clip"), ("resnet18", "MaxPool")])
+def test_an_operator_the_runtime_lacks_is_named(model, operator, tmp_path, capsys):
+    network = getattr(paddle.vision.models, model)(num_classes=10)
+    paddle.save(network.state_dict(), str(tmp_path / "w.pdparams"))
+    message = error_line(capsys, export.main, "--pruned_model", tmp_path / "w.pdparams", "--format",
+                         "sparse", "--out", tmp_path / "out", "--model", model)  # fmt: skip
+    assert f"the sparse runtime has no operator {operator}" in message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_export_that_differs_is_not_kept(trained, tmp_path, capsys, monkeypatch):
+    def save_other(model, shape, folder):
+        with paddle.no_grad():
+            model.fc.bias.set_value(model.fc.bias + 0.01)
+        export.save_onnx(model, shape, folder)
+        with paddle.no_grad():
+            model.fc.bias.set_value(model.fc.bias - 0.01)
+
+    monkeypatch.setitem(export.SAVE, "onnx", save_other)
+    message = error_line(capsys, export.main, "--pruned_model", trained, "--format", "onnx",
+                         "--out", tmp_path / "out")  # fmt: skip
+    assert "differs from the model by" in message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_refusals(trained, exported, tmp_path, capsys, monkeypatch):
+    def refused(program, *options):
+        return error_line(capsys, program.main, *options)
+
+    given = ["--pruned_model", trained, "--format", "onnx", "--out"]
+    assert "holds a training; give another folder" in refused(export, *given, trained)
+    other = tmp_path / "other.pdparams"
+    weights = paddle.vision.models.mobilenet_v1(scale=0.25, num_classes=10).state_dict()
+    paddle.save(weights, str(other))
+    options = ["--pruned_model", other, "--format", "onnx", "--data", "digits", "--scale", "0.25"]
+    assert "exports of another checkpoint" in refused(export, *options, "--out", exported)
+    message = refused(evaluate, "--pruned_model", trained, "--runtime", "sparse")
+    assert f"holds no {runtimes.SPARSE}; python export.py --format sparse" in message
+    message = refused(evaluate, "--pruned_model", exported, "--runtime", "onnx", "--per_layer")
+    assert "leave --runtime out" in message
+    (tmp_path / "paddle2onnx").mkdir()  # in the place of the real one
+    (tmp_path / "paddle2onnx" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    message = refused(export, *given, tmp_path / "out")
+    assert "No module named paddle2onnx.command; pip install" in message
+
+
+@pytest.mark.parametrize("name", runtimes.NAMES)
+def test_a_damaged_export_is_refused(name, exported, capsys):
+    path = exported / runtimes.files(name, exported)[-1]
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+        message = error_line(
+            capsys, evaluate.main, "--pruned_model", exported, "--runtime", name, "--data", "digits"
+        )
+        assert path.name in message
+        assert "damaged or replaced" in message
+    finally:
+        path.write_bytes(content)
