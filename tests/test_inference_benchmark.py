@@ -1,0 +1,140 @@
+"""benchmarks/inference.py: on a small network, and its table."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import error_line
+
+from benchmarks import inference
+from sparse_runtime import build
+from sparse_runtime.model_file import Model, Operator
+
+SMALL = ["--scale", "0.25", "--image_size", "32", "--rounds", "1", "--sparsities", "0.9",
+         "--threads", "1", "--peers", "sparse", "onnxruntime", "paddle"]  # fmt: skip
+
+
+def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
+    for module in ("onnx", "onnxruntime", "paddle2onnx"):
+        pytest.importorskip(module)
+    out = tmp_path / "medians.jsonl"
+    inference.main([*SMALL, "--out", str(out)])
+    printed, told = capfd.readouterr()
+    assert "left out" not in told
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    sets = build.instruction_sets()
+    sets = sets[:-1] or sets
+    assert {(r["runtime"], r["instructions"]) for r in records} == {
+        ("onnxruntime", sets[0]),
+        *((name, each) for name in ("paddle", "sparse", "limit") for each in sets),
+    }
+    for record in (r for r in records if r["runtime"] != "limit"):
+        assert record["difference"] <= inference.MOST_APART
+        assert record["ms"] > 0
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(records)
+    assert {row.count("|") for row in rows} == {6}
+    inference.main(["--table", str(out)])
+    assert capfd.readouterr().out == printed
+
+
+def record(runtime: str, ms: float, **more) -> dict:
+    return {"runtime": runtime, "instructions": "avx512", "sparsity": 0.9, "threads": 1,
+            "batch": 1, "ms": ms, "quartiles": [ms - 0.5, ms + 0.5], **more}  # fmt: skip
+
+
+RECORDS = [
+    record("sparse", 4, instructions="avx2"),
+    record("sparse", 2.5),
+    record("sparse", 16, batch=8),
+    {k: v for k, v in record("limit", 1.25).items() if k != "quartiles"},
+    record("deepsparse", 5, sparsity=0),  # no yardstick: it looks for zeros
+    record("openvino", 12, sparsity=0),
+    record("onnxruntime", 10, sparsity=0),
+    record("onnxruntime", 9),
+]
+
+
+def test_the_table_compares_with_the_fastest_dense_runtime_of_the_same_instructions():
+    head, _, *rows, _, note = inference.table(RECORDS).splitlines()
+    assert head == (
+        "| runtime | instructions | sparsity | threads 1: ms | times as fast as dense "
+        "| threads 1, batch 8: images/s |"
+    )
+    assert rows == [
+        "| ONNX Runtime | AVX-512 | 0% | 10.00 (9.50..10.50) | 1.00 |  |",
+        "| OpenVINO | AVX-512 | 0% | 12.00 (11.50..12.50) | 0.83 |  |",
+        "| DeepSparse | AVX-512 | 0% | 5.00 (4.50..5.50) | 2.00 |  |",
+        "| ONNX Runtime | AVX-512 | 90% | 9.00 (8.50..9.50) | 1.11 |  |",
+        "| sparse runtime | AVX-512 | 90% | 2.50 (2.00..3.00) | 4.00 | 500 |",
+        "| the limit | AVX-512 | 90% | 1.25 | 8.00 |  |",
+        "| sparse runtime | AVX2 | 90% | 4.00 (3.50..4.50) |  |  |",
+    ]
+    assert note.endswith("ONNX Runtime cannot be held to AVX2.")
+
+
+def test_the_chinese_table_has_the_same_numbers():
+    english = inference.table(RECORDS).splitlines()
+    chinese = inference.table(RECORDS, "zh").splitlines()
+    assert "| 运行时 | 指令集 | 稀疏度 | 1 线程：毫秒 |" in chinese[0]
+    assert "| 稀疏运行时 | AVX-512 | 90% |" in "\n".join(chinese)
+    assert [line.split(" | ")[1:] for line in english[1:-1]] == [
+        line.split(" | ")[1:] for line in chinese[1:-1]
+    ]
+    assert "AVX2" in chinese[-1]
+
+
+def test_the_limit_counts_what_is_left_and_no_depthwise_results():
+    sparse = np.float32([[0, 0], [1, 1], [1, 1], [1, 1]])
+    ones = np.ones(4, np.float32)
+    model = Model((3, 8, 8), [
+        Operator("convolution", [0], np.ones((2, 3)), ones[:2]),
+        Operator("depthwise", [1], np.ones((2, 9)), ones[:2], kernel=3, stride=2, padding=1),
+        Operator("convolution", [2], sparse, ones),
+        Operator("pool", [3]),
+    ])  # fmt: skip
+    rates = {"multiply_adds": 1, "copied_bytes": float("inf")}
+    assert inference.limit(model, 5, rates) == 5 * (6 * 64 + 18 * 16 + 6 * 16)
+    rates = {"multiply_adds": float("inf"), "copied_bytes": 1}
+    assert inference.limit(model, 5, rates) == 5 * 8 * (3 * 64 + 2 * 64 + 4 * 16 + 4)
+
+
+def test_a_peer_that_fails_or_differs_says_why(tmp_path, monkeypatch):
+    def start(name, program):
+        path = tmp_path / "peer.py"
+        path.write_text(program)
+        monkeypatch.setattr(inference, "__file__", str(path))
+        widest = build.instruction_sets()[0]
+        return inference.Peer(name, widest, 1, tmp_path, ["0.9"], sys.executable)
+
+    def says(**hello):
+        return f"print({json.dumps(hello)!r}, flush=True); input()"
+
+    for program, message in (
+        ("import no_such_module", "ended: ModuleNotFoundError: No module named 'no_such_module'"),
+        (says(error="RuntimeError: no"), "^RuntimeError: no$"),
+    ):
+        with pytest.raises(ChildProcessError, match=message):
+            start("openvino", program)
+    reference = start("onnxruntime", says(version="1", outputs={"0.9": [[1, 2]]}))
+    for value in (2.1, float("nan")):
+        other = start("openvino", says(version="1", outputs={"0.9": [[1, value]]}))
+        with pytest.raises(ChildProcessError, match="at 90% it differs from onnxruntime by"):
+            other.compare(reference)
+        other.end()
+    reference.end()
+
+
+def test_refusals(tmp_path, capfd):
+    (tmp_path / "other.jsonl").write_text('{"row": "dense"}\n')
+    for options, message in (
+        (["--peers", "sparse"], "--peers needs onnxruntime: the outputs of others are compared"),
+        (["--openvino_python", "no-python"], "--openvino_python is no program: no-python"),
+        (["--out", tmp_path / "nowhere" / "a.jsonl"], "No such file or directory"),
+        (["--table", tmp_path / "other.jsonl"], "--table takes what --out wrote, not "),
+        (["--sparsities", "1"], "must be a number in [0, 0.99]"),
+    ):
+        assert message in error_line(capfd, inference.main, *options)
