@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import evaluate
+import export
 import train
 from benchmarks import experiments, plots
 
@@ -75,6 +76,14 @@ def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, ca
     voc = "--data voc" in command
     monkeypatch.chdir(trained_voc if voc else trained)
     words = shlex.split(command.removeprefix("for try in 1 2 3; do ").partition(" && ")[0])
+    if "export.py" in words:
+        pytest.importorskip("paddle2onnx")
+        export.main(words[2:])
+        assert "difference from the model" in capfd.readouterr().out
+        return
+    if "--runtime" in words:
+        pytest.importorskip("paddle2onnx")
+        export.main(["--pruned_model", "models/", "--format", "sparse", "--out", "exported"])
     if "evaluate.py" in words:
         evaluate.main(words[2:])
         assert ("map_11point" if voc else "top1") in capfd.readouterr().out
