@@ -131,6 +131,7 @@ NETWORKS = {
     "kernel 15, stride 2, small pictures": ((1, 3, 2), convolution(3, 15, 2, 14)),
     "even kernel": ((3, 7, 8), convolution(3, 2), convolution(3, 4, 2, 1)),
     "1x1, stride 2": ((17, 7, 7), convolution(33, 1, 2)),
+    "1x1, stride 2 behind 1x1": ((3, 7, 8), convolution(17), convolution(33, 1, 2)),
     "1x1 behind kernel 3": ((3, 7, 7), convolution(17, 3, 1, 1), convolution(33), LAST),
     "1x1 behind 1x1 on wide pictures": ((3, 33, 31), convolution(17), convolution(3)),
     "kernel 3 behind 1x1": ((3, 15, 17), convolution(17), convolution(3, 3, 1, 1)),
@@ -464,6 +465,10 @@ def test_unknown_instructions_are_refused(name):
 def test_instructions_of_another_machine(flags, found, monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda path: f"processor\t: 0\n{flags}\n")
     assert build.instruction_sets() == found
+    build.library.cache_clear()
+    for name in build.FLAGS.keys() - found:
+        with pytest.raises(ValueError, match=f"no {name}; it has {', '.join(found)}$"):
+            build.library(name)
 
 
 @pytest.fixture
