@@ -72,6 +72,13 @@ class _Converter:
             raise self._lacks(node, " of a constant")
         return self.results[node.input[0]]
 
+    def _constants(self, node) -> list[np.ndarray]:
+        """What it takes beside an activation."""
+        names = [name for name in node.input[1:] if name]
+        if any(name not in self.constants for name in names):
+            raise self._lacks(node, " of two activations")
+        return [self.constants[name] for name in names]
+
     def _producer(self, node, kinds: tuple[str, ...]) -> Operator:
         """The operator whose result this node alone takes, to be changed by it."""
         number = self._source(node)
@@ -93,13 +100,11 @@ class _Converter:
         self.used[node.output[0]] += self.used[node.input[0]] - 1
 
     def _conv(self, node, attributes) -> None:
-        if any(name not in self.constants for name in node.input[1:]):
-            raise self._lacks(node, " of two activations")
-        weight = self.constants[node.input[1]]
+        weight, *biases = self._constants(node)
         if weight.ndim != 4:
             raise self._lacks(node, f" in {weight.ndim - 2} dimensions")
         count, per_group, kernel = weight.shape[:3]
-        bias = self.constants[node.input[2]] if len(node.input) > 2 else np.zeros(count, np.float32)
+        bias = biases[0] if biases else np.zeros(count, np.float32)
         strides, pads = set(attributes.get("strides", [1])), set(attributes.get("pads", [0]))
         group, dilations = attributes.get("group", 1), set(attributes.get("dilations", [1]))
         same = attributes.get("auto_pad", b"NOTSET") == b"NOTSET" and weight.shape[3] == kernel
@@ -114,7 +119,7 @@ class _Converter:
 
     def _batchnormalization(self, node, attributes) -> None:
         op = self._producer(node, ("convolution", "depthwise"))
-        scale, shift, mean, variance = (self.constants[name] for name in node.input[1:5])
+        scale, shift, mean, variance = self._constants(node)
         factor = scale / np.sqrt(variance.astype(np.float64) + attributes.get("epsilon", 1e-5))
         op.weight = (op.weight * factor[:, None]).astype(np.float32)
         op.bias = ((op.bias - mean) * factor + shift).astype(np.float32)
@@ -126,9 +131,7 @@ class _Converter:
         self._append(node, Operator("pool", [self._source(node)]))
 
     def _matmul(self, node, attributes) -> None:
-        weight = self.constants.get(node.input[1])
-        if weight is None:
-            raise self._lacks(node, " of two activations")
+        weight = self._constants(node)[0]
         bias = np.zeros(weight.shape[1], np.float32)
         self._append(node, Operator("convolution", [self._source(node)], weight.T, bias))
 
@@ -146,8 +149,6 @@ class _Converter:
             op.bias = self.constants[node.input[2]].ravel()
 
     def _add(self, node, attributes) -> None:
-        bias = self.constants.get(node.input[1])
-        if bias is None:
-            raise self._lacks(node, " of two activations")
+        (bias,) = self._constants(node)
         op = self._producer(node, ("convolution",))
         op.bias = op.bias + bias.ravel()

@@ -727,6 +727,13 @@ LACKS = [
         ("GlobalAveragePool", "x", "p", {}), ("Flatten", "p", "f", {}),
         ("Gemm", "f t", "y", {"transA": 1}),
     ]),
+    ("Gemm of two activations", [
+        ("GlobalAveragePool", "x", "p", {}), ("Flatten", "p", "f", {}),
+        ("Gemm", "f t f", "y", {}),
+    ]),
+    ("BatchNormalization of two activations", [
+        CONV, ("BatchNormalization", "c scale x mean var", "y", {}),
+    ]),
     # A result that another operator takes as well:
     ("Relu there", [CONV, ("Relu", "c", "r", {}), ("Conv", "c w4", "y", {})]),
     ("Relu there", [
