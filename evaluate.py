@@ -79,13 +79,14 @@ def main(argv=None) -> None:
     started = time.perf_counter()
     tested = evaluate(model, Loader(dataset, batches, args.num_workers), metric)
     seconds = time.perf_counter() - started
-    results = {**{key: tested[key] for key in task.MEASURED}, "samples": tested["samples"]}
+    results = {key: tested[key] for key in task.MEASURED}
     shown = listed(results, task.MEASURED)
     if not args.runtime:  # what is exported has its own form
         prunable = prunable_parameters(model)
         results["sparsity"] = UnstructuredPruner.total_sparse(model)
         results["prunable_sparsity"] = sparsity(prunable)
         shown += "sparsity {sparsity:.4f} prunable {prunable_sparsity:.4f} ".format(**results)
+    results["samples"] = tested["samples"]
     if not args.json and hasattr(metric, "table"):
         print(metric.table())
     if args.per_layer:
