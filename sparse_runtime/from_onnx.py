@@ -36,10 +36,6 @@ class _Converter:
 
     def model(self) -> Model:
         for node in self.graph.node:
-            if node.op_type == "Shape" and node.input[0] in self.results:
-                shape = shapes(Model(self.input_shape, self.operators))[self._source(node)]
-                self.constants[node.output[0]] = np.array([1, *shape])
-                continue
             if all(name in self.constants for name in node.input if name):
                 given = {name: self.constants[name] for name in node.input if name}
                 values = ReferenceEvaluator(node).run(None, given)
@@ -90,12 +86,22 @@ class _Converter:
         self.results[node.output[0]] = number
         return op
 
-    def _same(self, node, attributes) -> None:
+    def _pooled(self, node) -> int:
+        """The result that it takes, of one pixel a picture."""
         number = self._source(node)
-        # That a picture has one pixel here is seen by the comparison that follows an export.
-        pooled = number > 0 and self.operators[number - 1].kind == "pool"
-        if node.op_type != "Identity" and not pooled:
+        if number == 0 or self.operators[number - 1].kind != "pool":
             raise self._lacks(node, " but behind a global pooling")
+        return number
+
+    def _shape(self, node, attributes) -> None:
+        number = self._pooled(node)
+        shape = [1, *shapes(Model(self.input_shape, self.operators))[number]]
+        part = slice(attributes.get("start", 0), attributes.get("end"))
+        self.constants[node.output[0]] = np.array(shape[part])
+
+    def _same(self, node, attributes) -> None:
+        # That a picture has one pixel here is seen by the comparison that follows an export.
+        number = self._source(node) if node.op_type == "Identity" else self._pooled(node)
         self.results[node.output[0]] = number
         self.used[node.output[0]] += self.used[node.input[0]] - 1
 

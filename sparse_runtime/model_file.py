@@ -20,7 +20,7 @@ from safetensors.numpy import save
 FORMAT, VERSION = "unstructured-pruning sparse network", 1
 KINDS = ("convolution", "depthwise", "pool")
 DESCRIBED = ("kind", "inputs", "kernel", "stride", "padding", "relu")
-MOST_WEIGHTS = 1 << 28  # of a matrix
+MOST_WEIGHTS = 1 << 28  # of a network, zeros included
 MOST_ACTIVATIONS = 1 << 29  # floats, of an operator's result for one picture
 
 
@@ -64,6 +64,7 @@ def shapes(model: Model) -> list[tuple[int, int, int]]:
         raise ValueError(f"an input of {found[0]} is more than this runtime takes")
     if not model.operators:
         raise ValueError("there are no operators")
+    weights = 0
     for i, op in enumerate(model.operators):
         what = f"operator {i} ({op.kind})"
         if op.kind not in KINDS:
@@ -88,6 +89,9 @@ def shapes(model: Model) -> list[tuple[int, int, int]]:
             columns = 9
         if op.weight.ndim != 2 or op.weight.shape[1] != columns:
             raise ValueError(f"{what}: a weight of {list(op.weight.shape)}, not [C_out, {columns}]")
+        weights += op.weight.size
+        if weights > MOST_WEIGHTS:
+            raise ValueError(f"{what}: more than {MOST_WEIGHTS} weights, zeros included")
         if op.kind == "depthwise" and (i == 0 or len(op.weight) != channels):
             raise ValueError(f"{what} needs a channel each of the convolution before it")
         if op.bias.shape != (len(op.weight),) or not 0 < len(op.weight) < 1 << 16:

@@ -550,6 +550,17 @@ def test_what_does_not_fit(steps, number, changed, message):
         shapes(made)
 
 
+def test_weights_that_are_too_many_together():
+    def step(number, channels, columns):
+        zeros = np.broadcast_to(np.float32(0), (channels, columns))  # of no memory
+        return Operator("convolution", [number], zeros, np.zeros(channels, np.float32))
+
+    steps = [step(0, 2000, 50000), step(1, 50000, 2000), step(2, 2000, 50000)]
+    assert len(shapes(Model((50000, 1, 1), steps[:2]))) == 3
+    with pytest.raises(ValueError, match=r"operator 2 .* more than 268435456 weights"):
+        shapes(Model((50000, 1, 1), steps))
+
+
 def test_pictures_that_are_too_large():
     assert shapes(model((1, 1 << 14, 1 << 14), convolution(2)))[-1] == (2, 1 << 14, 1 << 14)
     message = "operator 0 (convolution): a result of (3, 16384, 16384) is more than this runtime"
@@ -739,6 +750,10 @@ LACKS = [
     ("Relu there", [
         CONV, ("Identity", "c", "i", {}), ("Relu", "i", "r", {}), ("Conv", "c w4", "y", {}),
     ]),
+    ("Shape but behind a global pooling", [("Shape", "x", "s", {}), CONV]),
+    ("Shape but behind a global pooling", [
+        CONV, ("Conv", "c g4", "d", {"group": 4, "pads": [1] * 4}), ("Shape", "d", "s", {}),
+    ]),
     ("Add there", [CONV, ("Add", "c b4", "a", {}), ("Conv", "c w4", "y", {})]),
     ("BatchNormalization there", [
         CONV, ("BatchNormalization", NORM, "n", {}), ("Conv", "c w4", "y", {}),
@@ -752,6 +767,7 @@ def test_operators_that_the_runtime_lacks(why, nodes):
     made = graph(
         *nodes, w=W, w4=random(2, 4, 1, 1), b3=random(1, 3, 1, 1), b4=random(1, 4, 1, 1),
         low=np.float32(0), high=np.float32(6), t=random(3, 3), g=random(6, 1, 3, 3),
+        g4=random(4, 1, 3, 3),
         g2=random(4, 2, 1, 1), oblong=random(4, 3, 3, 1), line=random(4, 3, 3),
         sizes=np.array([-1, 90]), **norm(4),
     )  # fmt: skip
@@ -773,6 +789,16 @@ def test_shapes_are_computed_at_once():
     )
     assert [op.kind for op in model.operators] == ["pool", "convolution"]
     assert (model.operators[1].weight == t.T).all()
+
+
+@needs_onnx
+def test_a_part_of_a_shape():
+    sizes = {"start": 0, "end": 2}  # of the pooled [1, 3, 1, 1]
+    nodes = [("GlobalAveragePool", "x", "p", {}), ("Shape", "p", "s", sizes),
+             ("Reshape", "p s", "f", {}), ("MatMul", "f t", "y", {})]  # fmt: skip
+    converter = from_onnx._Converter(graph(*nodes, t=random(3, 2)))
+    converter.model()
+    assert converter.constants["s"].tolist() == [1, 3]
 
 
 @needs_onnx
