@@ -382,65 +382,49 @@ def measure(args, folder: Path, models: dict[str, Model], threads: int) -> list[
 
 WORDS = {  # heads of the table, and what has another name in it
     "en": {
-        "first": ["runtime", "instructions", "sparsity"],
-        "ms": "threads {}: ms",
-        "speed-up": "times as fast as dense",
-        "images": "threads {}, batch {}: images/s",
+        "first": ["runtime", "instructions", "pictures", "threads", "dense"],
         "sparse": "sparse runtime",
         "limit": "the limit",
-        "note": "Dense: the fastest of Paddle Inference (with oneDNN), ONNX Runtime and OpenVINO "
-        "on the dense network, with the same instructions and number of threads. ONNX Runtime "
-        "cannot be held to AVX2.",
+        "note": "Milliseconds of a run (times as fast as dense). Dense: the fastest of Paddle "
+        "Inference (with oneDNN), ONNX Runtime and OpenVINO on the dense network, with the same "
+        "instructions, pictures and threads. ONNX Runtime cannot be held to AVX2.",
     },
     "zh": {
-        "first": ["运行时", "指令集", "稀疏度"],
-        "ms": "{} 线程：毫秒",
-        "speed-up": "相对稠密的倍数",
-        "images": "{} 线程，批大小 {}：张/秒",
+        "first": ["运行时", "指令集", "图片数", "线程数", "稠密"],
         "sparse": "稀疏运行时",
         "limit": "极限",
-        "note": "“稠密”指 Paddle Inference（启用 oneDNN）、ONNX Runtime 和 OpenVINO 中，"
-        "在指令集和线程数相同时运行稠密网络最快的一个。ONNX Runtime 无法限制为 AVX2。",
+        "note": "每次运行的毫秒数（括号内为相对稠密的倍数）。“稠密”指 Paddle Inference"
+        "（启用 oneDNN）、ONNX Runtime 和 OpenVINO 中，在指令集、图片数和线程数相同时"
+        "运行稠密网络最快的一个。ONNX Runtime 无法限制为 AVX2。",
     },
 }
 
 
 def table(records: list[dict], language: str = "en") -> str:
-    """Medians, of single pictures with their quartiles; and a note."""
+    """Medians, a column a sparsity; and a note."""
     words = WORDS[language]
-    labels = {name: runtime.label for name, runtime in RUNTIMES.items()} | {
-        name: words[name] for name in ("sparse", "limit")
-    }
-    columns = sorted({(r["batch"], r["threads"]) for r in records})
-    head = list(words["first"])
-    for batch, threads in columns:
-        if batch == 1:
-            head += [words["ms"].format(threads), words["speed-up"]]
-        else:
-            head.append(words["images"].format(threads, batch))
-    by_row: dict = {}
+    labels = {name: runtime.label for name, runtime in RUNTIMES.items()}
+    labels.update({name: words[name] for name in ("sparse", "limit")})
+    names, sets = list(labels), list(SETS)
+    sparsities = sorted({r["sparsity"] for r in records} - {0})
+    rows: dict = {}  # by what is compared with one another and by runtime: ms by sparsity
     dense: dict = {}
     for r in records:
-        row = list(SETS).index(r["instructions"]), r["sparsity"], list(labels).index(r["runtime"])
-        by_row.setdefault(row, {})[r["batch"], r["threads"]] = r
+        alike = r["batch"], sets.index(r["instructions"]), r["threads"]
+        rows.setdefault((*alike, names.index(r["runtime"])), {})[r["sparsity"]] = r["ms"]
         if r["runtime"] in DENSE and r["sparsity"] == 0:
-            key = r["instructions"], r["batch"], r["threads"]
-            dense[key] = min(dense.get(key, r["ms"]), r["ms"])
-    rows = []
-    for (instructions, sparsity, runtime), found in sorted(by_row.items()):
-        name = list(SETS)[instructions]
-        cells = [list(labels.values())[runtime], SETS[name], f"{sparsity:.0%}"]
-        for batch, threads in columns:
-            r = found.get((batch, threads))
-            if batch > 1:
-                cells.append(f"{1000 * batch / r['ms']:.0f}" if r else "")
-                continue
-            spread = " ({:.2f}..{:.2f})".format(*r["quartiles"]) if r and "quartiles" in r else ""
-            cells.append(f"{r['ms']:.2f}{spread}" if r else "")
-            fastest = dense.get((name, batch, threads))
-            cells.append(f"{fastest / r['ms']:.2f}" if r and fastest else "")
-        rows.append(cells)
-    return f"{markdown(head, rows)}\n\n{words['note']}"
+            dense[alike] = min(dense.get(alike, r["ms"]), r["ms"])
+    lines = []
+    for (batch, instructions, threads, runtime), found in sorted(rows.items()):
+        fastest = dense.get((batch, instructions, threads))
+        line = [labels[names[runtime]], SETS[sets[instructions]], str(batch), str(threads)]
+        for sparsity in (0, *sparsities):
+            ms = found.get(sparsity)
+            times = f" ({fastest / ms:.2f})" if ms and fastest else ""
+            line.append(f"{ms:.2f}{times}" if ms else "")
+        lines.append(line)
+    head = [*words["first"], *(f"{sparsity:.0%}" for sparsity in sparsities)]
+    return f"{markdown(head, lines)}\n\n{words['note']}"
 
 
 def about(records: list[dict]) -> str:
@@ -450,7 +434,7 @@ def about(records: list[dict]) -> str:
     }
     return (
         f"MobileNetV1 x{r['scale']}, pictures of {r['image_size']}x{r['image_size']}, float32; "
-        f"medians of {r['rounds']} rounds (quartiles)\n{r['cpu']}; {', '.join(sorted(versions))}"
+        f"medians of {r['rounds']} rounds\n{r['cpu']}; {', '.join(sorted(versions))}"
     )
 
 
