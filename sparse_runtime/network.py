@@ -13,7 +13,9 @@ from . import build, model_file
 from .model_file import Model, Operator
 
 POOL, DEPTHWISE, PATCHES, COPY = range(4)  # kernels/layer.h: Kind
-MOST_VECTORS = 14  # kernels/pointwise.cpp
+CHUNK = 64  # kernels/layer.h, as is the next one
+PAIR = np.dtype([("rows", np.uint16, 2), ("both_one_other", np.uint16, 3)])
+BLOCK = 96 * 16  # floats of a column of a block's tile; with 4 to 8 vectors a row: half of an L1
 ALIGNMENT = 16  # floats in a cache line
 
 
@@ -28,11 +30,12 @@ class Layer(ctypes.Structure):
         ("in_batch_stride", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("in_", "depthwise_weights", "depthwise_bias")],
         ("depthwise_relu", ctypes.c_int32),
-        ("masks", ctypes.c_void_p),
-        *[(name, ctypes.c_int32) for name in ("rows", "tile_rows", "block_rows", "relu")],
-        *[(name, ctypes.c_void_p) for name in ("values", "indices", "starts", "bias", "out")],
+        ("neighbours", ctypes.c_void_p),
+        *[(name, ctypes.c_int32) for name in ("rows", "tile_rows", "block_rows", "chunks", "relu")],
+        *[(name, ctypes.c_void_p) for name in (
+            "values", "indices", "starts", "pairs", "bias", "out")],
         ("out_stride", ctypes.c_int64),
-        *[(name, ctypes.c_int32) for name in ("vectors", "groups", "chains")],
+        *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups", "split")],
     )  # fmt: skip
 
 
@@ -69,14 +72,14 @@ class Network:
         self.threads = threads
         self._lock = threading.Lock()
         self._kept = []  # arrays that layers point to
-        self._input = np.zeros(self.shape, np.float32)
         self._layers, self._matrices = self._plan(model)
         self._pool = self._library.start_threads(threads)
         if self._pool is None:
             raise ValueError(f"could not start {threads} threads")
         for i, matrix in enumerate(self._matrices):
             if matrix is not None:
-                self._choose_tiles(i, matrix, tune)
+                self._set_matrix(self._layers[i], matrix)
+                self._choose_tile(i, tune)
 
     def __del__(self):
         if getattr(self, "_pool", None):
@@ -103,9 +106,10 @@ class Network:
             described.append({
                 "kind": ("pool", "depthwise + 1x1", "convolution", "1x1")[layer.kind],
                 "in": [layer.in_channels, layer.in_height, layer.in_width],
-                "out": [layer.rows or layer.in_channels, layer.out_height, layer.out_width],
+                "out": [layer.in_channels if matrix is None else len(matrix),
+                        layer.out_height, layer.out_width],
                 "nonzero": 0 if matrix is None else int(np.count_nonzero(matrix)),
-                "tile": [layer.vectors * self.lanes, layer.block_rows, layer.groups],
+                "tile": [layer.vectors * layer.lanes, layer.block_rows, layer.groups],
                 "seconds": float(np.median([self._time(i) for _ in range(repetitions)])),
             })  # fmt: skip
         return described
@@ -139,6 +143,8 @@ class Network:
         sizes = [layer.out_stride * (layer.rows or layer.in_channels) for layer in layers]
         buffers = [_aligned(max(sizes[i::2], default=0) + 2 * room) for i in (0, 1)]
         self._kept += buffers
+        size = int(np.prod(self.shape))
+        self._input = _aligned(size + 2 * room)[room : room + size].reshape(self.shape)
         source, strides = self._input.ctypes.data, (shapes[0][1] * shapes[0][2],)
         strides = (strides[0], strides[0] * shapes[0][0])
         for i, layer in enumerate(layers):
@@ -162,16 +168,18 @@ class Network:
         )  # fmt: skip
         if op.kind == "pool":
             return layer
-        layer.rows, layer.tile_rows = op.weight.shape
-        layer.relu, layer.bias = op.relu, self._pointer(op.bias)
+        odd = len(op.weight) % 2  # then a row of zeros is added
+        layer.rows, layer.tile_rows = len(op.weight) + odd, op.weight.shape[1]
+        layer.chunks = -(-layer.rows // CHUNK)
+        layer.relu, layer.bias = op.relu, self._pointer(np.pad(op.bias, (0, odd)))
         layer.kind = PATCHES if first or op.kernel > 1 or op.stride > 1 else COPY
         if depthwise is not None:
             layer.kind, layer.depthwise_relu = DEPTHWISE, depthwise.relu
             layer.depthwise_weights = self._pointer(depthwise.weight)
             layer.depthwise_bias = self._pointer(depthwise.bias)
             if depthwise.stride == 1:
-                masks = _neighbours(batch, height, width, self.lanes)
-                layer.masks = self._pointer(masks, np.uint16)
+                there = _neighbours(batch, height, width, self.lanes)
+                layer.neighbours = self._pointer(there, np.uint16)
         return layer
 
     def _pointer(self, array: np.ndarray, dtype=np.float32) -> int:
@@ -179,64 +187,68 @@ class Network:
         self._kept.append(array)
         return array.ctypes.data
 
-    def _choose_tiles(self, index: int, matrix: np.ndarray, tune: bool) -> None:
-        """Pixels a tile, tile rows a block, parts of the rows: the quickest, or a guess."""
-        layer = self._layers[index]
+    def _set_matrix(self, layer: Layer, matrix: np.ndarray) -> None:
+        """All that the order of sums depends on, which neither threads nor tiles change."""
         pixels = layer.batch * layer.out_height * layer.out_width
-        vectors = -(-pixels // self.lanes)
-        few = vectors < 4  # sums are split then, and a block's end would change their order
-        layer.chains = 4 if few else 1
-        most = min(vectors, MOST_VECTORS)
-        blocks = [1 << 16] if few else [64, 32, 128, 256, 512]  # indices have 16 bits
-        blocks = list(dict.fromkeys(min(b, layer.tile_rows) for b in blocks))
-        sizes = [most] if few else [v for v in (8, 4, 6, 7, 10, 12, 13, 14) if v <= most]
-        groups = [g for g in range(1, self.threads + 1) if self.threads % g == 0]
-        if vectors < 4 * self.threads:
-            groups.reverse()
-        if not tune:
-            blocks, sizes, groups = blocks[:1], sizes[:1], groups[:1]
-        best = (float("inf"),)
-        for block in blocks:
-            encoded = _by_block(matrix, block)
-            for layer.vectors in sizes:
-                for layer.groups in groups:
-                    self._set_matrix(layer, block, encoded)
-                    seconds = min(self._time(index) for _ in range(3 if tune else 1))
-                    best = min(best, (seconds, layer.vectors, layer.groups, block, encoded),
-                               key=lambda tried: tried[0])  # fmt: skip
-        _, layer.vectors, layer.groups, block, encoded = best
-        self._set_matrix(layer, block, encoded)
+        layer.lanes = 1 if pixels == 1 and layer.kind == COPY else self.lanes
+        layer.split = -(-pixels // layer.lanes) < 4  # a tile then has fewer vectors, too
+        layer.block_rows = min(layer.tile_rows, 1 << 15 if layer.split else BLOCK // self.lanes)
+        encoded = _by_block(matrix, layer.block_rows)
         self._kept.append(encoded)
+        layer.values, layer.indices, layer.starts, layer.pairs = (a.ctypes.data for a in encoded)
 
-    def _set_matrix(self, layer: Layer, block: int, encoded) -> None:
-        layer.block_rows = block
-        layer.values, layer.indices, layer.starts = (array.ctypes.data for array in encoded)
+    def _choose_tile(self, index: int, tune: bool) -> None:
+        """Pixels a tile: the quickest, or a guess."""
+        layer = self._layers[index]
+        vectors = -(-layer.batch * layer.out_height * layer.out_width // layer.lanes)
+        groups = (g for g in range(self.threads, 0, -1) if self.threads % g == 0)
+        # Threads share out the rows where there are few pixels, for each would also have to fetch
+        # from another one the pixels beside its own.
+        few = vectors < 8 * self.threads
+        layer.groups = next(g for g in groups if g <= layer.chunks) if few else 1
+        most = min(vectors, self._library.most_vectors())
+        layer.vectors = min(8, most)
+        if tune and most > 4:
+            seconds = {}
+            for layer.vectors in range(4, most + 1):
+                seconds[layer.vectors] = min(self._time(index) for _ in range(5))
+            layer.vectors = min(seconds, key=seconds.get)
 
 
-def _by_block(matrix: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """values, index inside the block, starts: non-zeros by block of columns, then by row."""
-    values, indices, counts = [], [], [[0]]
+def _by_block(matrix: np.ndarray, block: int) -> tuple[np.ndarray, ...]:
+    """values, indices, starts and pairs, as kernels/layer.h tells."""
+    matrix = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
+    values, indices, pairs, sizes = [], [], [], [np.zeros((1, 2), np.int64)]
+    chunk = np.arange(len(matrix)) // CHUNK
     for first in range(0, matrix.shape[1], block):
         part = matrix[:, first : first + block]
-        rows, columns = np.nonzero(part)
-        values.append(part[rows, columns])
-        indices.append(columns)
-        counts.append(np.bincount(rows, minlength=len(matrix)))
-    starts = np.cumsum(np.concatenate(counts))
+        # Loops as long as the ones before them are what a processor foretells.
+        order = np.lexsort((np.count_nonzero(part, axis=1), chunk)).reshape(-1, 2)
+        weights = part[order]  # [pairs, 2, columns]
+        one, other = np.moveaxis(weights != 0, 1, 0)
+        kinds = np.stack([one & other, one & ~other, other & ~one], axis=1)
+        pair, kind, column = np.nonzero(kinds)
+        values.append(weights[pair, :, column][np.stack([kind < 2, kind != 1], axis=1)])
+        indices.append(column)
+        counts = np.count_nonzero(kinds, axis=2)
+        pairs.append(np.rec.fromarrays([order, counts], PAIR))
+        sizes.append(np.stack([counts @ [2, 1, 1], counts.sum(1)], axis=1))
+    begin = np.cumsum(np.concatenate(sizes), axis=0)[:-1].reshape(len(pairs), -1, 2)
     return (
         np.concatenate(values).astype(np.float32),
         np.concatenate(indices).astype(np.uint16),
-        starts.astype(np.uint32),
+        begin[:, :: CHUNK // 2].astype(np.uint32),
+        np.concatenate(pairs),
     )
 
 
 def _neighbours(batch: int, height: int, width: int, lanes: int) -> np.ndarray:
-    """[vectors + 1, 5]: bits of the pixels that have one above, themselves, below, left, right."""
+    """[vectors + 1, 4]: bits of the pixels that have one above, below, left and right."""
     pixels = np.arange(_round_up(batch * height * width) + lanes)
     y, x = np.divmod(pixels % (height * width), width)
-    inside = pixels < batch * height * width
-    there = np.stack([y > 0, inside, y < height - 1, x > 0, x < width - 1]) & inside
-    bits = there.reshape(5, -1, lanes) << np.arange(lanes)
+    there = np.stack([y > 0, y < height - 1, x > 0, x < width - 1])
+    there &= pixels < batch * height * width
+    bits = there.reshape(4, -1, lanes) << np.arange(lanes)
     return bits.sum(2).T
 
 

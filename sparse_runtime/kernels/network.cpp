@@ -23,22 +23,22 @@ void work(const Layer& layer, int thread, int threads, float* tile) {
                        : layer.kind == PATCHES ? patches
                                                : copy_pixels;
   const int64_t pixels = (int64_t)layer.batch * layer.out_height * layer.out_width;
-  const int64_t vectors = (pixels + LANES - 1) / LANES;
+  const int64_t vectors = (pixels + layer.lanes - 1) / layer.lanes;
   const int group = thread % layer.groups, part = thread / layer.groups;
   const int parts = threads / layer.groups;
-  const int first_row = (int64_t)layer.rows * group / layer.groups;
-  const int last_row = (int64_t)layer.rows * (group + 1) / layer.groups;
+  const int first_chunk = (int64_t)layer.chunks * group / layer.groups;
+  const int last_chunk = (int64_t)layer.chunks * (group + 1) / layer.groups;
   const int64_t first = vectors * part / parts, last = vectors * (part + 1) / parts;
   const int64_t tiles = (last - first + layer.vectors - 1) / layer.vectors;
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t from = first + (last - first) * t / tiles;
     const int count = first + (last - first) * (t + 1) / tiles - from;
-    const int64_t start = from * LANES;
+    const int64_t start = from * layer.lanes;
     for (int block = 0; block * layer.block_rows < layer.tile_rows; block++) {
       const int begin = block * layer.block_rows;
       const int end = std::min(begin + layer.block_rows, layer.tile_rows);
       produce(layer, count, start, begin, end, tile);
-      multiply(layer, count, start, block, first_row, last_row, tile);
+      multiply(layer, count, start, block, first_chunk, last_chunk, tile);
     }
   }
 }
@@ -93,7 +93,7 @@ class Threads {
   void run(const Layer* layers, int number) {
     size_t size = 0;
     for (int i = 0; i < number; i++)
-      size = std::max(size, (size_t)layers[i].block_rows * layers[i].vectors * LANES);
+      size = std::max(size, (size_t)layers[i].block_rows * layers[i].vectors * LANES + LANES);
     if (size > size_) {
       for (auto& tile : tiles_) tile.reset(new (LINE) float[size]);
       size_ = size;
@@ -157,7 +157,13 @@ extern "C" {
 
 int lanes() { return LANES; }
 
+int most_vectors() { return MOST_VECTORS; }
+
 int layer_size() { return sizeof(Layer); }
+
+int pair_size() { return sizeof(Pair); }
+
+int chunk() { return CHUNK; }
 
 // Null where the threads could not be started.
 void* start_threads(int count) {

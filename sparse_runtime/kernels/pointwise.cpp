@@ -1,71 +1,104 @@
-// A block of columns of a sparse matrix times a tile: [rows][block_rows] x [block_rows][V * LANES].
+// A block of columns of a sparse matrix times a tile: [rows][block_rows] x [block_rows][V * lanes].
+// Loads bound it, so two rows are computed together, and what both have a weight for is loaded
+// once.
+#include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "layer.h"
 
 namespace {
 
-constexpr int CHAINS = 4;
+constexpr int CHAINS = 2, SCALAR_CHAINS = 8;  // C where sums are kept in parts
 
-// One row: a sum a vector of pixels, or CHAINS sums where there are so few vectors that each
-// multiply-add would wait for the one before.
-template <int V, int C>
-inline void row(const Layer& layer, uint32_t k, uint32_t end, const float* tile, Vec (&sum)[V]) {
-  Vec part[C][V];
-  for (int c = 1; c < C; c++)
-    for (int v = 0; v < V; v++) part[c][v] = broadcast(0);
-  for (int v = 0; v < V; v++) part[0][v] = sum[v];
-  for (; k + C <= end; k += C) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; c++) {
-      const Vec weight = broadcast(layer.values[k + c]);
-      const float* x = tile + layer.indices[k + c] * (V * LANES);
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v++) part[c][v] = fma(weight, load(x + v * LANES), part[c][v]);
-    }
-  }
-  for (; C > 1 && k < end; k++) {
-    const Vec weight = broadcast(layer.values[k]);
-    const float* x = tile + layer.indices[k] * (V * LANES);
-#pragma GCC unroll 16
-    for (int v = 0; v < V; v++) part[0][v] = fma(weight, load(x + v * LANES), part[0][v]);
-  }
-  for (int c = 1; c < C; c++)
-    for (int v = 0; v < V; v++) part[0][v] = add(part[0][v], part[c][v]);
-  for (int v = 0; v < V; v++) sum[v] = part[0][v];
+template <class T>
+constexpr int LANES_OF = sizeof(T) / sizeof(float);
+
+template <class T>
+T broadcast_as(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return x;
+  else
+    return broadcast(x);
 }
 
-template <int V, int C>
-void rows(const Layer& layer, int64_t start, int block, int first, int last, const float* tile) {
-  const uint32_t* starts = layer.starts + (int64_t)block * layer.rows;
+template <class T>
+T load_as(const float* p) {
+  if constexpr (std::is_same_v<T, float>)
+    return *p;
+  else
+    return load(p);
+}
+
+// sums += the next `count` tile rows, each times the weights of R rows of the matrix. A sum is kept
+// in C parts where there are so few of them that each multiply-add would wait for the one before.
+template <int R, class T, int V, int C>
+inline void accumulate(int count, const float*& values, const uint16_t*& indices, const float* tile,
+                       T (*sums)[C][V]) {
+  const auto take = [&](int c) {
+    const float* x = tile + *indices++ * (V * LANES_OF<T>);
+    T weights[R];
+    for (int r = 0; r < R; r++) weights[r] = broadcast_as<T>(*values++);
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v++) {
+      const T pixels = load_as<T>(x + v * LANES_OF<T>);
+      for (int r = 0; r < R; r++) sums[r][c][v] = fma(weights[r], pixels, sums[r][c][v]);
+    }
+  };
+  for (; count >= C; count -= C)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) take(c);
+  for (; count > 0; count--) take(0);
+}
+
+template <class T, int V, int C>
+void pairs(const Layer& layer, int64_t start, int block, int first, int last, const float* tile) {
   const bool from_bias = block == 0;
   const bool relu = layer.relu && (block + 1) * (int64_t)layer.block_rows >= layer.tile_rows;
-  for (int r = first; r < last; r++) {
-    float* out = layer.out + r * layer.out_stride + start;
-    Vec sum[V];
+  const int64_t chunk = (int64_t)block * layer.chunks + first;
+  const float* values = layer.values + layer.starts[chunk * 2];
+  const uint16_t* indices = layer.indices + layer.starts[chunk * 2 + 1];
+  const Pair* pair = layer.pairs + (int64_t)block * (layer.rows / 2);
+  const Pair* end = pair + std::min(last * CHUNK, layer.rows) / 2;
+  for (pair += first * CHUNK / 2; pair < end; pair++) {
+    float* out[2];
+    T sums[2][C][V];
+    for (int r = 0; r < 2; r++) {
+      out[r] = layer.out + pair->rows[r] * layer.out_stride + start;
 #pragma GCC unroll 16
-    for (int v = 0; v < V; v++)
-      sum[v] = from_bias ? broadcast(layer.bias[r]) : load(out + v * LANES);
-    row<V, C>(layer, starts[r], starts[r + 1], tile, sum);
+      for (int v = 0; v < V; v++) {
+        sums[r][0][v] = from_bias ? broadcast_as<T>(layer.bias[pair->rows[r]])
+                                  : load_as<T>(out[r] + v * LANES_OF<T>);
+        for (int c = 1; c < C; c++) sums[r][c][v] = broadcast_as<T>(0);
+      }
+    }
+    accumulate<2>(pair->both, values, indices, tile, sums);
+    accumulate<1>(pair->one, values, indices, tile, sums);
+    accumulate<1>(pair->other, values, indices, tile, sums + 1);
+    for (int r = 0; r < 2; r++)
 #pragma GCC unroll 16
-    for (int v = 0; v < V; v++) store(out + v * LANES, relu ? max(broadcast(0), sum[v]) : sum[v]);
+      for (int v = 0; v < V; v++) {
+        for (int c = 1; c < C; c++) sums[r][0][v] = add(sums[r][0][v], sums[r][c][v]);
+        const T sum = sums[r][0][v];
+        store(out[r] + v * LANES_OF<T>, relu ? max(broadcast_as<T>(0), sum) : sum);
+      }
   }
 }
 
-using Rows = void (*)(const Layer&, int64_t, int, int, int, const float*);
+using Pairs = void (*)(const Layer&, int64_t, int, int, int, const float*);
 
 template <int... V>
-void call(std::integer_sequence<int, V...>, int vectors, int chains, const Layer& layer,
-          int64_t start, int block, int first, int last, const float* tile) {
-  static constexpr Rows one[] = {rows<V + 1, 1>...};
-  static constexpr Rows several[] = {rows<V + 1, (V < 4 ? CHAINS : 1)>...};
-  (chains > 1 ? several : one)[vectors - 1](layer, start, block, first, last, tile);
+Pairs choose(std::integer_sequence<int, V...>, const Layer& layer, int vectors) {
+  static constexpr Pairs one[] = {pairs<Vec, V + 1, 1>...};
+  static constexpr Pairs several[] = {pairs<Vec, V + 1, (V < 3 ? CHAINS : 1)>...};
+  if (layer.lanes == 1) return pairs<float, 1, SCALAR_CHAINS>;
+  return (layer.split ? several : one)[vectors - 1];
 }
 
 }  // namespace
 
 void multiply(const Layer& layer, int vectors, int64_t start, int block, int first, int last,
               const float* tile) {
-  call(std::make_integer_sequence<int, 14>(), vectors, layer.chains, layer, start, block, first,
-       last, tile);
+  choose(std::make_integer_sequence<int, MOST_VECTORS>(), layer, vectors)(layer, start, block,
+                                                                          first, last, tile);
 }

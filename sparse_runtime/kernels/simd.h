@@ -11,7 +11,7 @@ using Mask = uint16_t;  // a bit a pixel; masked loads give 0 where it is not se
 
 #if defined(__AVX512F__)
 
-constexpr int LANES = 16;
+constexpr int LANES = 16, REGISTERS = 32;
 
 struct Vec {
   __m512 v;
@@ -24,16 +24,15 @@ inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
-inline void store(float* p, Vec a, Mask mask) { _mm512_mask_storeu_ps(p, mask, a.v); }
 
 // The vector one float before b's first, where a holds what lies before b; and one behind a's.
-inline Vec before(Vec a, Vec b, Mask mask) {
+inline Vec before(Vec a, Vec b) {
   return {_mm512_castsi512_ps(
-      _mm512_maskz_alignr_epi32(mask, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 15))};
+      _mm512_alignr_epi32(_mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 15))};
 }
-inline Vec behind(Vec a, Vec b, Mask mask) {
+inline Vec behind(Vec a, Vec b) {
   return {_mm512_castsi512_ps(
-      _mm512_maskz_alignr_epi32(mask, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 1))};
+      _mm512_alignr_epi32(_mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 1))};
 }
 
 // Of the 2 * LANES floats at p the first, third, ... and the second, fourth, ...
@@ -48,7 +47,7 @@ inline Vec masked(Vec a, Mask mask) { return {_mm512_maskz_mov_ps(mask, a.v)}; }
 
 #elif defined(__AVX2__)
 
-constexpr int LANES = 8;
+constexpr int LANES = 8, REGISTERS = 16;
 
 struct Vec {
   __m256 v;
@@ -66,16 +65,13 @@ inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
-inline void store(float* p, Vec a, Mask mask) { _mm256_maskstore_ps(p, lanes(mask), a.v); }
-inline Vec before(Vec a, Vec b, Mask mask) {
+inline Vec before(Vec a, Vec b) {
   const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
-  const __m256i r = _mm256_alignr_epi8(b_, _mm256_permute2x128_si256(a_, b_, 0x21), 12);
-  return {_mm256_castsi256_ps(_mm256_and_si256(r, lanes(mask)))};
+  return {_mm256_castsi256_ps(_mm256_alignr_epi8(b_, _mm256_permute2x128_si256(a_, b_, 0x21), 12))};
 }
-inline Vec behind(Vec a, Vec b, Mask mask) {
+inline Vec behind(Vec a, Vec b) {
   const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
-  const __m256i r = _mm256_alignr_epi8(_mm256_permute2x128_si256(a_, b_, 0x21), a_, 4);
-  return {_mm256_castsi256_ps(_mm256_and_si256(r, lanes(mask)))};
+  return {_mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_permute2x128_si256(a_, b_, 0x21), a_, 4))};
 }
 inline Vec masked(Vec a, Mask mask) {
   return {_mm256_and_ps(a.v, _mm256_castsi256_ps(lanes(mask)))};
@@ -90,7 +86,7 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
 
 #else
 
-constexpr int LANES = 4;
+constexpr int LANES = 4, REGISTERS = 16;
 
 struct Vec {
   float v[LANES];
@@ -124,16 +120,11 @@ inline Vec add(Vec a, Vec b) {
 inline Vec max(Vec a, Vec b) {
   return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
-
-inline void store(float* p, Vec a, Mask mask) {
-  for (int i = 0; i < LANES; i++)
-    if (mask >> i & 1) p[i] = a.v[i];
+inline Vec before(Vec a, Vec b) {
+  return each([&](int i) { return i == 0 ? a.v[LANES - 1] : b.v[i - 1]; });
 }
-inline Vec before(Vec a, Vec b, Mask mask) {
-  return each([&](int i) { return mask >> i & 1 ? i == 0 ? a.v[LANES - 1] : b.v[i - 1] : 0.0f; });
-}
-inline Vec behind(Vec a, Vec b, Mask mask) {
-  return each([&](int i) { return mask >> i & 1 ? i == LANES - 1 ? b.v[0] : a.v[i + 1] : 0.0f; });
+inline Vec behind(Vec a, Vec b) {
+  return each([&](int i) { return i == LANES - 1 ? b.v[0] : a.v[i + 1]; });
 }
 inline Vec masked(Vec a, Mask mask) {
   return each([&](int i) { return mask >> i & 1 ? a.v[i] : 0.0f; });
@@ -146,3 +137,13 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
 #endif
 
 constexpr Mask ALL = (1u << LANES) - 1;
+
+inline Mask first_lanes(int count) {
+  return count <= 0 ? 0 : count >= LANES ? ALL : (1 << count) - 1;
+}
+
+// A single float in the place of a vector.
+inline void store(float* p, float a) { *p = a; }
+inline float fma(float a, float b, float c) { return a * b + c; }
+inline float add(float a, float b) { return a + b; }
+inline float max(float a, float b) { return a > b ? a : b; }
