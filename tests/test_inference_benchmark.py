@@ -73,7 +73,7 @@ def test_the_table_compares_with_the_fastest_dense_runtime_of_the_same_instructi
         "| sparse runtime | AVX2 | 1 | 1 |  |  | 4.00 |",
         "| sparse runtime | AVX-512 | 8 | 1 |  |  | 16.00 |",
     ]
-    assert note.endswith("ONNX Runtime cannot be held to AVX2.")
+    assert note.endswith("ONNX Runtime and DeepSparse cannot be held to AVX2.")
 
 
 def test_the_chinese_table_has_the_same_numbers():
