@@ -15,7 +15,8 @@ from .model_file import Model, Operator
 POOL, DEPTHWISE, PATCHES, COPY = range(4)  # kernels/layer.h: Kind
 CHUNK = 64  # kernels/layer.h, as is the next one
 PAIR = np.dtype([("rows", np.uint16, 2), ("both_one_other", np.uint16, 3)])
-BLOCK = 96 * 16  # floats of a column of a block's tile; with 4 to 8 vectors a row: half of an L1
+TILE = 96 * 8 * 16  # floats of a block's tile of 8 vectors a row: what an L1 holds
+CACHED = 3 << 19  # floats that a layer may take and give, or fewer pictures are computed at once
 ALIGNMENT = 16  # floats in a cache line
 
 
@@ -68,7 +69,11 @@ class Network:
         self._library.end_threads.argtypes = [ctypes.c_void_p]
         self._library.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
         self.lanes = self._library.lanes()
-        self.shape = (batch, *model.input_shape)
+        self.batch = batch
+        sizes = [channels * height * width for channels, height, width in model_file.shapes(model)]
+        most = CACHED // max(map(sum, zip(sizes, sizes[1:])))
+        parts = -(-batch // max(1, most))
+        self.shape = (-(-batch // parts), *model.input_shape)  # of what is computed at once
         self.threads = threads
         self._lock = threading.Lock()
         self._kept = []  # arrays that layers point to
@@ -88,15 +93,20 @@ class Network:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """float32 [up to batch, C, H, W] -> float32 [same, classes] (or [same, C, H, W])."""
         images = np.asarray(images, np.float32)
-        if images.shape[1:] != self.shape[1:] or not 0 < len(images) <= self.shape[0]:
+        if images.shape[1:] != self.shape[1:] or not 0 < len(images) <= self.batch:
             raise ValueError(
-                f"images must be [up to {self.shape[0]}, {', '.join(map(str, self.shape[1:]))}], "
+                f"images must be [up to {self.batch}, {', '.join(map(str, self.shape[1:]))}], "
                 f"got {list(images.shape)}"
             )
+        computed = self._output.swapaxes(0, 1)
+        outputs = np.empty((len(images), *computed.shape[1:]), np.float32)
         with self._lock:
-            self._input[: len(images)] = images
-            self._run(0, len(self._layers))
-            return self._output.swapaxes(0, 1)[: len(images)].copy()
+            for i in range(0, len(images), len(computed)):
+                part = images[i : i + len(computed)]
+                self._input[: len(part)] = part
+                self._run(0, len(self._layers))
+                outputs[i : i + len(part)] = computed[: len(part)]
+        return outputs
 
     def profile(self, repetitions: int = 20) -> list[dict]:
         """A dict a layer: what it is, its non-zero weights, tiles, and median seconds."""
@@ -191,8 +201,10 @@ class Network:
         """All that the order of sums depends on, which neither threads nor tiles change."""
         pixels = layer.batch * layer.out_height * layer.out_width
         layer.lanes = 1 if pixels == 1 and layer.kind == COPY else self.lanes
-        layer.split = -(-pixels // layer.lanes) < 4  # a tile then has fewer vectors, too
-        layer.block_rows = min(layer.tile_rows, 1 << 15 if layer.split else BLOCK // self.lanes)
+        vectors = -(-pixels // layer.lanes)
+        layer.split = vectors < 4  # a tile then has fewer, too
+        block = 1 << 15 if layer.split else TILE // (layer.lanes * min(8, vectors))
+        layer.block_rows = min(layer.tile_rows, block)
         encoded = _by_block(matrix, layer.block_rows)
         self._kept.append(encoded)
         layer.values, layer.indices, layer.starts, layer.pairs = (a.ctypes.data for a in encoded)

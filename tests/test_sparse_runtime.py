@@ -261,6 +261,22 @@ def test_tiles_change_no_bit(batch, instruction_set, monkeypatch):
     assert {groups for _, _, groups in tiles} == {1, 2, 3}
 
 
+def test_pictures_too_large_for_a_cache_are_computed_in_parts(monkeypatch):
+    made = model(*NETWORKS["MobileNet"])
+    images = pictures(made)
+    sizes = [np.prod(shape) for shape in model_file.shapes(made)]
+    most = max(map(sum, zip(sizes, sizes[1:])))
+    two_at_once = Network(made, 2, tune=False)
+    expected = [two_at_once(images[i : i + 2]) for i in (0, 2, 4)]
+    monkeypatch.setattr(network, "CACHED", 2 * most + 1)
+    whole = Network(made, 5, tune=False)
+    assert whole.shape == (2, *made.input_shape)
+    assert_same_bits(whole(images), np.concatenate(expected))
+    assert_same_bits(whole(images[:3]), np.concatenate(expected)[:3])
+    monkeypatch.setattr(network, "CACHED", 1)
+    assert Network(made, 5, tune=False).shape == (1, *made.input_shape)
+
+
 @every_set
 @pytest.mark.parametrize("sides", [(1, 1), (1, 40), (2, 3), (7, 7), (15, 17)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
