@@ -1,7 +1,11 @@
 // What the machine gives at most, for the limit in inference.py's table: multiply-adds a second
-// from registers alone, and bytes a second, read and written, of copying CACHED megabytes.
+// from registers alone, and bytes a second, read and written, of copying CACHED megabytes. And, of
+// two threads, how long one waits for what the other writes: it tells whether their cores share a
+// cache.
 //
-//     peak THREADS  ->  {"multiply_adds": 1e11, "copied_bytes": 1e11}, the sums over the threads
+//     peak THREADS  ->  {"multiply_adds": 1e11, "copied_bytes": 1e11, "handover": 5e-8}
+//
+// The first two are sums over the threads; the last one is seconds, 0 of a single thread.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -69,6 +73,23 @@ double together(int threads, F rate) {
   return sum;
 }
 
+double handover() {
+  constexpr int TURNS = 200000;
+  std::atomic<int> turn{0};
+  const auto play = [&](int own) {
+    for (int i = own; i < TURNS; i += 2) {
+      while (turn.load(std::memory_order_acquire) != i) {
+      }
+      turn.store(i + 1, std::memory_order_release);
+    }
+  };
+  const double started = seconds();
+  std::thread other(play, 1);
+  play(0);
+  other.join();
+  return (seconds() - started) / TURNS;
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -83,5 +104,6 @@ int main(int count, char** words) {
              sink = to[CACHED / 2];
            });
   });
-  std::printf("{\"multiply_adds\": %.4g, \"copied_bytes\": %.4g}\n", multiply_adds, copied);
+  std::printf("{\"multiply_adds\": %.4g, \"copied_bytes\": %.4g, \"handover\": %.2g}\n",
+              multiply_adds, copied, threads > 1 ? handover() : 0.0);
 }

@@ -14,7 +14,7 @@ from sparse_runtime import build
 from sparse_runtime.model_file import Model, Operator
 
 SMALL = ["--scale", "0.25", "--image_size", "32", "--rounds", "1", "--sparsities", "0.9",
-         "--threads", "1", "--peers", "sparse", "onnxruntime", "paddle"]  # fmt: skip
+         "--threads", "2", "--peers", "sparse", "onnxruntime", "paddle"]  # fmt: skip
 
 
 def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
@@ -31,6 +31,7 @@ def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
         ("onnxruntime", sets[0]),
         *((name, each) for name in ("paddle", "sparse", "limit") for each in sets),
     }
+    assert all(0 < ns < 1e6 for record in records for ns in record["handover_ns"])
     for record in (r for r in records if r["runtime"] != "limit"):
         assert record["difference"] <= inference.MOST_APART
         assert record["ms"] > 0
@@ -74,6 +75,15 @@ def test_the_table_compares_with_the_fastest_dense_runtime_of_the_same_instructi
         "| sparse runtime | AVX-512 | 8 | 1 |  |  | 16.00 |",
     ]
     assert note.endswith("ONNX Runtime and DeepSparse cannot be held to AVX2.")
+
+
+def test_the_heading_tells_how_far_cores_are_from_each_other():
+    common = {"scale": 1.0, "image_size": 224, "rounds": 30, "cpu": "A CPU, 2 cores"}
+    one = {**common, **record("openvino", 2, version="1.2")}
+    two = {**common, **record("sparse", 1, threads=2, handover_ns=[48, 430])}
+    told = "MobileNetV1 x1.0, pictures of 224x224, float32; medians of 30 rounds\nA CPU, 2 cores"
+    assert inference.about([one]) == f"{told}; OpenVINO 1.2"
+    assert inference.about([one, two]) == f"{told}; from core to core 48 to 430 ns; OpenVINO 1.2"
 
 
 def test_the_chinese_table_has_the_same_numbers():
