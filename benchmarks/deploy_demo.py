@@ -87,7 +87,7 @@ def main(argv=None) -> None:
         folder = args.pruned_model if form == "checkpoint" else args.out
         print(
             f"| {form} | {size(folder, form) / 1000:.0f} | {result['top1']:.2%} "
-            f"| {result['top5']:.2%} | {1000 * seconds[form]:.2f} |"
+            f"| {result['top5']:.2%} | {1000 * seconds[form]:.3f} |"
         )
 
 

@@ -15,7 +15,7 @@ import pytest
 import evaluate
 import export
 import train
-from benchmarks import experiments, plots
+from benchmarks import experiments, inference, plots
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README_zh.md")
@@ -92,6 +92,17 @@ def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, ca
     if "benchmarks/plots.py" in words:
         plots.main(words[2:])
         assert {path.stem for path in Path("pictures").iterdir()} == {"epochs", "layers", "weights"}
+        return
+    if "benchmarks/inference.py" in words:
+        pytest.importorskip("paddle2onnx")
+        monkeypatch.chdir(tmp_path)
+        if "--table" in words:
+            for name in ("one.jsonl", "eight.jsonl"):
+                Path(name).symlink_to(ROOT / "results" / "inference.jsonl")
+        words = [sys.executable if "/bin/python" in word else word for word in words]
+        inference.main([*words[2:], "--scale", "0.25", "--image_size", "32", "--rounds", "1",
+                        "--threads", "1", "--peers", "onnxruntime", "sparse"])  # fmt: skip
+        assert "fastest dense runtime" in capfd.readouterr().out
         return
     if "benchmarks/experiments.py" in words:
         monkeypatch.chdir(tmp_path)
