@@ -96,10 +96,12 @@ def save(run, state: dict) -> None:
 
 def write_state(folder: Path, state: dict) -> None:
     """train-state.json, with the checksums of the files that the folder holds."""
-    files = sorted(path for path in folder.iterdir() if path.name != STATE)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != STATE)
     state = {**state, "checksums": {path.name: sha256(path) for path in files}}
     state["checksums"][STATE] = _state_checksum(state)
-    (folder / STATE).write_text(json.dumps(state, indent=1))
+    part = folder / f".{STATE}.part"
+    part.write_text(json.dumps(state, indent=1))
+    os.replace(part, folder / STATE)
 
 
 def save_best(run) -> None:

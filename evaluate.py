@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the results as one line of JSON")
     add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
     add("--runtime", choices=runtimes.NAMES, help="what runs a folder that export.py wrote")
-    add("--threads", type=number(int, 1), default=1, help="of --runtime (default: %(default)s)")
+    add("--threads", type=number(int, 1), help="of --runtime (default: 1)")
     return parser
 
 
@@ -54,6 +54,8 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     if args.per_layer and args.runtime:
         raise ValueError("--per_layer is of a checkpoint's weights: leave --runtime out")
+    if args.threads and not args.runtime:
+        raise ValueError("--threads is of --runtime; OMP_NUM_THREADS sets Paddle's own")
     set_device(args.use_gpu)
     path = Path(args.pruned_model)
     weights = None if args.runtime else checkpoint.find_weights(path)
@@ -69,7 +71,7 @@ def main(argv=None) -> None:
     if trained.get("classes", classes) != classes:
         raise ValueError(f"trained on the classes {trained['classes']}, the data set has {classes}")
     if args.runtime:
-        model = runtimes.load(args.runtime, path, args.batch_size, args.threads)
+        model = runtimes.load(args.runtime, path, args.batch_size, args.threads or 1)
     else:
         model = task.make_model(options)
         checkpoint.load_weights(model, weights)
@@ -91,10 +93,11 @@ def main(argv=None) -> None:
         print(metric.table())
     if args.per_layer:
         print(sparsity_table(model, prunable))
+    images_a_second = results["samples"] / seconds
     if args.json:
-        print(json.dumps(results))
+        rate = {"images_per_second": round(images_a_second, 1)} if args.runtime else {}
+        print(json.dumps({**results, **rate}))
     else:
-        images_a_second = results["samples"] / seconds
         print(f"{shown}samples {results['samples']} images/s {images_a_second:.1f}")
     if args.show:
         metric.show(args.show)

@@ -27,7 +27,7 @@ import runtimes
 from program import one_line_errors
 from tasks import add_common_options, trained_options
 
-MOST_APART = 1e-4  # of the largest output, or of 1 where that is less
+MOST_APART = 1e-4  # of the largest output
 OPSET = 13
 
 
@@ -44,12 +44,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def save_paddle(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
-    spec = paddle.static.InputSpec([batch, *shape], "float32", "images")
-    paddle.jit.save(model, str(folder / runtimes.PADDLE), input_spec=[spec])
-    (folder / f"{runtimes.PADDLE}.pdiparams.info").unlink(missing_ok=True)  # Paddle 2: for itself
-
-
 class Leaky(paddle.nn.Layer):
     """A LeakyReLU, of a product and a maximum."""
 
@@ -61,17 +55,33 @@ class Leaky(paddle.nn.Layer):
         return paddle.maximum(x, self.slope * x)
 
 
-def save_onnx(model, shape: tuple[int, ...], folder: Path) -> None:
+def without_leaky_relu(model) -> None:
+    """paddle2onnx 2.1 loses its slope, and Paddle Inference 3.3 with oneDNN crashes on it."""
     for parent in model.sublayers(include_self=True):
         for name, layer in list(parent.named_children()):
-            if isinstance(layer, paddle.nn.LeakyReLU):  # its slope is lost in paddle2onnx 2.1
+            if isinstance(layer, paddle.nn.LeakyReLU):
                 setattr(parent, name, Leaky(layer._negative_slope))
+
+
+def jit_save(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
+    spec = paddle.static.InputSpec([batch, *shape], "float32", "images")
+    paddle.jit.save(model, str(folder / runtimes.PADDLE), input_spec=[spec])
+    (folder / f"{runtimes.PADDLE}.pdiparams.info").unlink(missing_ok=True)  # Paddle 2: for itself
+
+
+def save_paddle(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
+    without_leaky_relu(model)
+    jit_save(model, shape, folder, batch)
+
+
+def save_onnx(model, shape: tuple[int, ...], folder: Path) -> None:
+    without_leaky_relu(model)
     convert(model, shape, folder)
 
 
 def convert(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
     with tempfile.TemporaryDirectory() as inside:
-        save_paddle(model, shape, Path(inside), batch)
+        jit_save(model, shape, Path(inside), batch)
         program = next(p for p in os.listdir(inside) if p.endswith((".json", ".pdmodel")))
         # A process of its own: it prints tens of lines, and what fails in its C++ ends it.
         done = subprocess.run(
@@ -109,9 +119,14 @@ def outputs(network, images: paddle.Tensor) -> list[np.ndarray]:
 
 
 def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The largest, relative to the largest value of that output, or to 1."""
-    pairs = zip(ours, theirs)
-    return max(float(abs(one - other).max() / max(1, abs(one).max())) for one, other in pairs)
+    """The largest, relative to the largest value of that output; NaN if there is one."""
+    if [one.shape for one in ours] != [other.shape for other in theirs]:
+        return float("nan")
+    smallest = np.finfo(np.float32).tiny
+    apart = [
+        abs(one - other).max() / max(abs(one).max(), smallest) for one, other in zip(ours, theirs)
+    ]
+    return float(np.max(apart))
 
 
 @one_line_errors
@@ -129,7 +144,17 @@ def main(argv=None) -> None:
     model.eval()
     source = {"exported_from": checkpoint.sha256(weights)}
     if before and before["exported_from"] != source["exported_from"]:
-        raise ValueError(f"--out {args.out} holds exports of another checkpoint; give another one")
+        raise ValueError(
+            f"--out {args.out} holds exports of another checkpoint; "
+            "remove it or give another folder"
+        )
+    unknown = [name for each in runtimes.NAMES for name in runtimes.files(each, args.out)]
+    unknown = [name for name in unknown if not before and (args.out / name).exists()]
+    if unknown:
+        raise ValueError(
+            f"--out {args.out} holds {unknown[0]} of an unknown network; "
+            "remove it or give another folder"
+        )
     shape = task.input_shape(options)
     args.out.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
@@ -145,6 +170,8 @@ def main(argv=None) -> None:
                 f"output, more than {MOST_APART:.0e}; nothing was kept"
             )
         size = sum(path.stat().st_size for path in Path(inside).iterdir())
+        for name in runtimes.stale(args.format):  # of another version of Paddle
+            (args.out / name).unlink(missing_ok=True)
         for path in Path(inside).iterdir():
             os.replace(path, args.out / path.name)
     told = {"model", "scale", "num_classes", "data", "image_size"}

@@ -59,10 +59,12 @@ def one_line_errors(main):
     def wrapped(argv=None):
         try:
             return main(argv)
-        except (ValueError, OSError, NotImplementedError) as error:
+        except (ValueError, OSError, NotImplementedError, MemoryError) as error:
             if os.environ.get("PRUNING_TRACEBACK") == "1":
                 raise
             message, status = " ".join(str(error).splitlines()) or repr(error), 2
+            if isinstance(error, MemoryError):
+                message = f"not enough memory: {message}"
         except KeyboardInterrupt:
             message, status = "interrupted", 130
         except Stopped as stopped:

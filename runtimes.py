@@ -23,6 +23,11 @@ def files(name: str, folder: Path) -> list[str]:
     return {"onnx": [ONNX], "sparse": [SPARSE], "paddle": [program, f"{PADDLE}.pdiparams"]}[name]
 
 
+def stale(name: str) -> list[str]:
+    """Names of files that an earlier export may have left beside a new one."""
+    return [f"{PADDLE}.pdmodel", f"{PADDLE}.json"] if name == "paddle" else []
+
+
 class Exported:
     """An exported network in the place of a paddle.nn.Layer: tensors in, tensors out."""
 
@@ -51,8 +56,9 @@ def load(name: str, folder, batch: int, threads: int) -> Exported:
     state = checkpoint.read_state(folder)
     for file in files(name, folder):
         if not (folder / file).is_file():
-            make = f"python export.py --format {name} --out {folder}"
-            raise FileNotFoundError(f"{folder} holds no {file}; {make} makes it")
+            raise FileNotFoundError(
+                f"{folder} holds no {file}; give the --out folder of export.py --format {name}"
+            )
         checkpoint.verify_file(folder / file, state or {"checksums": {}})
     starters = {"paddle": _paddle, "onnx": _onnx, "sparse": _sparse}
     return Exported(starters[name](folder, batch, threads))
@@ -64,11 +70,17 @@ def _sparse(folder: Path, batch: int, threads: int):
 
 
 def _onnx(folder: Path, batch: int, threads: int):
-    import onnxruntime  # of the extra "export", which training does without
+    try:
+        import onnxruntime  # of the extra "export", which training does without
+    except ImportError as error:
+        raise ValueError(f'{error}; pip install ".[export]"') from None
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(folder / ONNX, options, ["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(folder / ONNX, options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own have no name of theirs to catch
+        raise ValueError(f"ONNX Runtime does not take {folder / ONNX}: {error}") from None
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})
 
@@ -76,19 +88,31 @@ def _onnx(folder: Path, batch: int, threads: int):
 def _paddle(folder: Path, batch: int, threads: int):
     from paddle import inference
 
-    config = inference.Config(*(str(folder / name) for name in files("paddle", folder)))
-    config.disable_gpu()
-    config.enable_mkldnn()
-    config.set_cpu_math_library_num_threads(threads)
-    config.disable_glog_info()
-    predictor = inference.create_predictor(config)
+    def start(onednn: bool):
+        config = inference.Config(*(str(folder / name) for name in files("paddle", folder)))
+        config.disable_gpu()
+        config.enable_mkldnn() if onednn else config.disable_mkldnn()
+        config.set_cpu_math_library_num_threads(threads)
+        config.disable_glog_info()
+        try:
+            return inference.create_predictor(config)
+        except Exception as error:
+            raise ValueError(f"Paddle Inference does not take {folder}: {error}") from None
 
-    taken = predictor.get_input_handle(predictor.get_input_names()[0])
-    given = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
+    predictor = start(onednn=True)
+
+    def compute(images: np.ndarray) -> list[np.ndarray]:
+        predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(images)
+        predictor.run()
+        names = predictor.get_output_names()
+        return [predictor.get_output_handle(name).copy_to_cpu() for name in names]
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        taken.copy_from_cpu(images)
-        predictor.run()
-        return [output.copy_to_cpu() for output in given]
+        nonlocal predictor
+        try:
+            return compute(images)
+        except NotImplementedError:  # of Paddle 3.3's oneDNN for YOLOv3's upsampling
+            predictor = start(onednn=False)
+            return compute(images)
 
     return run

@@ -24,7 +24,7 @@ MODELS = [*classification.MODELS, *detection.MODELS]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options that train.py and evaluate.py share."""
+    """The options that train.py, evaluate.py and export.py share."""
     # fmt: off
     add = parser.add_argument
     add("--data", choices=list(TASKS), help="data set (default: cifar10)")

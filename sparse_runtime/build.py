@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import hashlib
 import os
@@ -38,42 +39,53 @@ def library(instruction_set: str | None = None) -> ctypes.CDLL:
     chosen = instruction_set or there[0]
     if chosen not in there:
         raise ValueError(f"this machine has no {chosen}; it has {', '.join(there)}")
-    found = next(filter(shutil.which, ("c++", "g++", "clang++")), "")
-    compiler = os.environ.get("CXX", "").strip() or found
-    if not compiler or shutil.which(shlex.split(compiler)[0]) is None:
-        raise ValueError(
-            f"the sparse runtime is compiled at first use, and there is no "
-            f"{compiler or 'C++ compiler'}; install one (on Debian: apt-get install g++) or set CXX"
-        )
-    flags = ["-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", *FLAGS[chosen]]
-    flags += shlex.split(os.environ.get("CXXFLAGS", ""))
-    command = [*shlex.split(compiler), *flags]
+    command = [*compiler(chosen), "-fPIC", "-shared", *shlex.split(os.environ.get("CXXFLAGS", ""))]
     sources = sorted(KERNELS.iterdir())
     key = hashlib.sha256(repr(command).encode())
-    for part in [*(s.read_bytes() for s in sources), _run([*command, "--version"]).encode()]:
+    for part in [*(s.read_bytes() for s in sources), run([*command, "--version"]).encode()]:
         key.update(part)
     path = cache() / f"kernels-{chosen}-{key.hexdigest()[:16]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
-            _run([*command, *[str(s) for s in sources if s.suffix == ".cpp"], "-o", str(built)])
+            run([*command, *[str(s) for s in sources if s.suffix == ".cpp"], "-o", str(built)])
             os.replace(built, path)  # whole or not at all, also where two programs do this
     return ctypes.CDLL(str(path))
 
 
-def cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "paddle-unstructured-pruning"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
+def compiler(instruction_set: str) -> list[str]:
+    """The command of a C++ compiler, and flags for these instructions."""
+    found = next(filter(shutil.which, ("c++", "g++", "clang++")), "")
+    command = os.environ.get("CXX", "").strip() or found
+    if not command or shutil.which(shlex.split(command)[0]) is None:
         raise ValueError(
-            f"cannot keep the compiled kernels in {folder}: {error.strerror}; set XDG_CACHE_HOME"
+            f"the sparse runtime is compiled at first use, and there is no "
+            f"{command or 'C++ compiler'}; install one (on Debian: apt-get install g++) or set CXX"
+        )
+    return [*shlex.split(command), "-std=c++17", "-O3", "-pthread", *FLAGS[instruction_set]]
+
+
+def cache() -> Path:
+    """A folder of this user's alone, for what is in it is run."""
+    folder = None
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root) / "paddle-unstructured-pruning"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        why = getattr(error, "strerror", None) or error
+        where = f" in {folder}" if folder else ""
+        raise ValueError(
+            f"cannot keep the compiled kernels{where}: {why}; set XDG_CACHE_HOME"
         ) from None
     return folder
 
 
-def _run(command: list[str]) -> str:
+def run(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:

@@ -188,7 +188,7 @@ def read(path) -> Model:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; python export.py --format sparse makes one")
+        raise FileNotFoundError(f"{path} is no file; python export.py --format sparse makes one")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

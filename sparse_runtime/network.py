@@ -48,13 +48,14 @@ class Network:
         batch: pictures at once, at most.
         threads: threads of its own that run it, this one included.
         instruction_set: "avx512", "avx2" or "plain"; None: the best that the machine has.
-        tune: measure the ways to cut each layer into tiles, about 2 s; the result is the same.
+        tune: measure the ways to cut each layer into tiles, about 0.2 s; the result is the same.
 
     Two threads may call it: one waits for the other.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is damaged, or the kernels cannot
             be compiled.
+        MemoryError: weights and activations do not fit the memory.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Network:
         self._library.start_threads.restype = ctypes.c_void_p
         self._library.end_threads.argtypes = [ctypes.c_void_p]
         self._library.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+        self._library.run.restype = ctypes.c_bool
         self.lanes = self._library.lanes()
         self.batch = batch
         sizes = [channels * height * width for channels, height, width in model_file.shapes(model)]
@@ -77,11 +79,11 @@ class Network:
         self.threads = threads
         self._lock = threading.Lock()
         self._kept = []  # arrays that layers point to
-        self._layers, self._matrices = self._plan(model)
+        self._layers, matrices = self._plan(model)
         self._pool = self._library.start_threads(threads)
         if self._pool is None:
             raise ValueError(f"could not start {threads} threads")
-        for i, matrix in enumerate(self._matrices):
+        for i, matrix in enumerate(matrices):
             if matrix is not None:
                 self._set_matrix(self._layers[i], matrix)
                 self._choose_tile(i, tune)
@@ -108,25 +110,10 @@ class Network:
                 outputs[i : i + len(part)] = computed[: len(part)]
         return outputs
 
-    def profile(self, repetitions: int = 20) -> list[dict]:
-        """A dict a layer: what it is, its non-zero weights, tiles, and median seconds."""
-        described = []
-        for i, layer in enumerate(self._layers):
-            matrix = self._matrices[i]
-            described.append({
-                "kind": ("pool", "depthwise + 1x1", "convolution", "1x1")[layer.kind],
-                "in": [layer.in_channels, layer.in_height, layer.in_width],
-                "out": [layer.in_channels if matrix is None else len(matrix),
-                        layer.out_height, layer.out_width],
-                "nonzero": 0 if matrix is None else int(np.count_nonzero(matrix)),
-                "tile": [layer.vectors * layer.lanes, layer.block_rows, layer.groups],
-                "seconds": float(np.median([self._time(i) for _ in range(repetitions)])),
-            })  # fmt: skip
-        return described
-
     def _run(self, first: int, number: int) -> None:
         begin = ctypes.byref(self._layers, first * ctypes.sizeof(Layer))
-        self._library.run(self._pool, begin, number)
+        if not self._library.run(self._pool, begin, number):
+            raise MemoryError("no room for a tile")
 
     def _time(self, layer: int) -> float:
         started = time.perf_counter()
@@ -148,8 +135,8 @@ class Network:
             matrices.append(op.weight)
             depthwise = None
         # Results go to and fro between two buffers. Around them there is room for what kernels
-        # load beside a picture (and drop again).
-        room = _round_up(max(3 * ALIGNMENT + width + 2 for _, _, width in shapes))
+        # load beside a picture and drop again: a vector before it, 14 + 31 floats behind it.
+        room = 3 * ALIGNMENT
         sizes = [layer.out_stride * (layer.rows or layer.in_channels) for layer in layers]
         buffers = [_aligned(max(sizes[i::2], default=0) + 2 * room) for i in (0, 1)]
         self._kept += buffers
@@ -222,8 +209,9 @@ class Network:
         layer.vectors = min(8, most)
         if tune and most > 4:
             seconds = {}
-            for layer.vectors in range(4, most + 1):
-                seconds[layer.vectors] = min(self._time(index) for _ in range(5))
+            for vectors in range(4, most + 1):
+                layer.vectors = vectors
+                seconds[vectors] = min(self._time(index) for _ in range(5))
             layer.vectors = min(seconds, key=seconds.get)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
@@ -65,6 +66,37 @@ def test_logits_agree(name, trained, exported):
     assert np.abs((network(images) - model(images)).numpy()).max() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("theirs", "apart"),
+    [
+        ([[2.0, 0.0], [4e-9]], 0.0),
+        ([[2.0, 0.1], [4e-9]], 0.05),
+        ([[2.0, 0.0], [3e-9]], 0.25),  # of a small output, too
+        ([[2.0, 0.0], [float("nan")]], float("nan")),
+        ([[2.0, 0.0]], float("nan")),
+        ([[2.0, 0.0], [[4e-9]]], float("nan")),
+    ],
+)
+def test_the_difference_of_outputs(theirs, apart):
+    ours = [np.float32([2, 0]), np.float32([4e-9])]
+    found = export.difference(ours, [np.float32(output) for output in theirs])
+    assert found == pytest.approx(apart, rel=1e-5, nan_ok=True)
+
+
+def test_without_onnxruntime(exported, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    message = error_line(
+        capsys, evaluate.main, "--pruned_model", exported, "--runtime", "onnx", "--data", "digits"
+    )
+    assert 'pip install ".[export]"' in message
+
+
+def test_a_damaged_onnx_file_without_checksums(tmp_path):
+    (tmp_path / runtimes.ONNX).write_bytes(b"no model")
+    with pytest.raises(ValueError, match="ONNX Runtime does not take"):
+        runtimes.load("onnx", tmp_path, 1, 1)
+
+
 def test_a_sparse_file_is_half_as_large(trained, exported):
     weights = checkpoint.read_arrays(trained / checkpoint.WEIGHTS)
     dense = sum(4 * value.size for value in weights.values())
@@ -100,7 +132,7 @@ def test_weights_from_elsewhere(tmp_path, capsys):
     assert network(paddle.zeros([1, 3, 224, 224])).shape == [1, 20]
 
 
-def test_a_detector_goes_to_onnx_up_to_its_heads(voc_dir, tmp_path, capsys):
+def test_a_detector_is_exported_up_to_its_heads(voc_dir, tmp_path, capsys):
     small = ["--data", "voc", "--data_dir", str(voc_dir), "--scale", "0.1", "--image_size", "64"]
     model = tmp_path / "model"
     train.main([*small, "--train_sizes", "64", "64", "--max_steps", "1", "--batch_size", "2",
@@ -113,6 +145,9 @@ def test_a_detector_goes_to_onnx_up_to_its_heads(voc_dir, tmp_path, capsys):
     assert [head.shape for head in heads] == [[1, 24, n, n] for n in (2, 4, 8)]
     whole = measured(capsys, model, *data)
     same = measured(capsys, tmp_path / "out", "--runtime", "onnx", *data)
+    assert same["map_11point"] == whole["map_11point"]
+    export.main(["--pruned_model", str(model), "--format", "paddle", *out, *data])
+    same = measured(capsys, tmp_path / "out", "--runtime", "paddle", *data)
     assert same["map_11point"] == whole["map_11point"]
     message = error_line(
         capsys, export.main, "--pruned_model", model, "--format", "sparse", *out, *data
@@ -156,10 +191,15 @@ def test_refusals(trained, exported, tmp_path, capsys, monkeypatch):
     paddle.save(weights, str(other))
     options = ["--pruned_model", other, "--format", "onnx", "--data", "digits", "--scale", "0.25"]
     assert "exports of another checkpoint" in refused(export, *options, "--out", exported)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / runtimes.SPARSE).touch()
+    message = refused(export, *given, tmp_path / "foreign")
+    assert f"holds {runtimes.SPARSE} of an unknown network; remove it or give another" in message
     message = refused(evaluate, "--pruned_model", trained, "--runtime", "sparse")
-    assert f"holds no {runtimes.SPARSE}; python export.py --format sparse" in message
+    assert f"holds no {runtimes.SPARSE}; give the --out folder of" in message
     message = refused(evaluate, "--pruned_model", exported, "--runtime", "onnx", "--per_layer")
     assert "leave --runtime out" in message
+    assert "--threads is of --runtime" in refused(evaluate, "--threads", 2)
     (tmp_path / "paddle2onnx").mkdir()  # in the place of the real one
     (tmp_path / "paddle2onnx" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -248,9 +248,9 @@ def refusal(path) -> str:
 
 
 def test_no_file(path, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"there is no {path}; python export.py"):
+    with pytest.raises(FileNotFoundError, match=f"{path} is no file; python export.py"):
         model_file.read(path)
-    with pytest.raises(FileNotFoundError, match=f"there is no {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is no file"):
         model_file.read(tmp_path)
     with pytest.raises(FileNotFoundError, match=str(path)):
         Network(str(path))

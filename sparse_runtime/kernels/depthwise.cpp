@@ -28,9 +28,9 @@ void stride_1(const Layer& layer, int vectors, int64_t start, int first, int las
       Vec sum = bias, left = broadcast(0), right = broadcast(0);
 #pragma GCC unroll 3
       for (int y = 0; y < 3; y++) {
-        left = fma(weight[y * 3], before(before_[y], here[y]), left);
-        sum = fma(weight[y * 3 + 1], here[y], sum);
-        right = fma(weight[y * 3 + 2], behind(here[y], next[y]), right);
+        left = multiply_add(weight[y * 3], before(before_[y], here[y]), left);
+        sum = multiply_add(weight[y * 3 + 1], here[y], sum);
+        right = multiply_add(weight[y * 3 + 2], behind(here[y], next[y]), right);
         before_[y] = here[y], here[y] = next[y];
       }
       sum = add(sum, add(masked(left, now.left), masked(right, now.right)));
@@ -59,15 +59,15 @@ void stride_2(const Layer& layer, int vectors, int64_t start, int first, int las
           const float* p = in + k * width + 2 * x;
           Vec here, behind;
           load_pairs(p, here, behind);
-          sum = fma(weight[k * 3], masked(before(broadcast(p[-1]), behind), left), sum);
-          sum = fma(weight[k * 3 + 1], here, sum);
-          sum = fma(weight[k * 3 + 2], masked(behind, right), sum);
+          sum = multiply_add(weight[k * 3], masked(before(broadcast(p[-1]), behind), left), sum);
+          sum = multiply_add(weight[k * 3 + 1], here, sum);
+          sum = multiply_add(weight[k * 3 + 2], masked(behind, right), sum);
         }
         store(tile + (x - run.x), max(low, sum));
       }
       tile += run.count;
     }
-    tile = zeros(tile, runs.beyond);
+    tile += runs.beyond;  // whatever is there: no picture's pixels
   }
 }
 

@@ -1,7 +1,8 @@
 // What a layer is to the kernels. The Python side holds the same structure for ctypes.
 //
 // Activations lie channel by channel, the pictures of a batch behind each other within a channel:
-// [C][B * H * W], a channel's beginning a multiple of 16 floats. A tile is V * LANES pixels of
+// [C][B * H * W], a channel's beginning a multiple of 16 floats; only the network's input, which
+// PATCHES and POOL alone take, lies picture by picture. A tile is V * LANES pixels of
 // that; it is computed whole, whatever picture they belong to.
 #pragma once
 
@@ -88,12 +89,6 @@ class Runs {
   Run runs_[MOST_VECTORS * LANES];
   int count_ = 0;
 };
-
-// Writes up to a vector beyond `count`; returns where `count` ends.
-inline float* zeros(float* p, int count) {
-  for (int i = 0; i < count; i += LANES) store(p + i, broadcast(0));
-  return p + count;
-}
 
 // Rows [first, last) of the tile that begins at pixel `start`, into tile [last - first][V * LANES].
 void depthwise(const Layer& layer, int vectors, int64_t start, int first, int last, float* tile);

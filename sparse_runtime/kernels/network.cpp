@@ -56,7 +56,7 @@ class Barrier {
   explicit Barrier(int threads) : threads_(threads) {}
 
   void wait() {
-    const int round = round_.load(std::memory_order_relaxed);
+    const unsigned round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
@@ -68,7 +68,8 @@ class Barrier {
 
  private:
   const int threads_;
-  std::atomic<int> arrived_{0}, round_{0};
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> round_{0};
 };
 
 constexpr std::align_val_t LINE{64};
@@ -119,7 +120,7 @@ class Threads {
   }
 
   void follow(int thread) {
-    for (int seen = 0;;) {
+    for (unsigned seen = 0;;) {
       for (int i = 0; i < SPINS && round_.load(std::memory_order_acquire) == seen; i++) pause();
       {
         std::unique_lock<std::mutex> guard(lock_);
@@ -148,7 +149,7 @@ class Threads {
   std::condition_variable begin_;
   const Layer* layers_ = nullptr;
   int number_ = 0;
-  std::atomic<int> round_{0};
+  std::atomic<unsigned> round_{0};
 };
 
 }  // namespace
@@ -176,7 +177,13 @@ void* start_threads(int count) {
 
 void end_threads(void* threads) { delete static_cast<Threads*>(threads); }
 
-void run(void* threads, const Layer* layers, int number) {
-  static_cast<Threads*>(threads)->run(layers, number);
+// False where there was no memory for the tiles.
+bool run(void* threads, const Layer* layers, int number) {
+  try {
+    static_cast<Threads*>(threads)->run(layers, number);
+    return true;
+  } catch (...) {
+    return false;
+  }
 }
 }

@@ -42,7 +42,7 @@ inline void accumulate(int count, const float*& values, const uint16_t*& indices
 #pragma GCC unroll 16
     for (int v = 0; v < V; v++) {
       const T pixels = load_as<T>(x + v * LANES_OF<T>);
-      for (int r = 0; r < R; r++) sums[r][c][v] = fma(weights[r], pixels, sums[r][c][v]);
+      for (int r = 0; r < R; r++) sums[r][c][v] = multiply_add(weights[r], pixels, sums[r][c][v]);
     }
   };
   for (; count >= C; count -= C)
@@ -52,7 +52,8 @@ inline void accumulate(int count, const float*& values, const uint16_t*& indices
 }
 
 template <class T, int V, int C>
-void pairs(const Layer& layer, int64_t start, int block, int first, int last, const float* tile) {
+void multiply_pairs(const Layer& layer, int64_t start, int block, int first, int last,
+                    const float* tile) {
   const bool from_bias = block == 0;
   const bool relu = layer.relu && (block + 1) * (int64_t)layer.block_rows >= layer.tile_rows;
   const int64_t chunk = (int64_t)block * layer.chunks + first;
@@ -85,14 +86,14 @@ void pairs(const Layer& layer, int64_t start, int block, int first, int last, co
   }
 }
 
-using Pairs = void (*)(const Layer&, int64_t, int, int, int, const float*);
+using Multiply = void (*)(const Layer&, int64_t, int, int, int, const float*);
 
 template <int... V>
-Pairs choose(std::integer_sequence<int, V...>, const Layer& layer, int vectors) {
-  static constexpr Pairs one[] = {pairs<Vec, V + 1, 1>...};
-  static constexpr Pairs several[] = {pairs<Vec, V + 1, (V < 3 ? CHAINS : 1)>...};
-  if (layer.lanes == 1) return pairs<float, 1, SCALAR_CHAINS>;
-  return (layer.split ? several : one)[vectors - 1];
+Multiply choose(std::integer_sequence<int, V...>, const Layer& layer, int vectors) {
+  static constexpr Multiply whole[] = {multiply_pairs<Vec, V + 1, 1>...};
+  static constexpr Multiply in_parts[] = {multiply_pairs<Vec, V + 1, (V < 3 ? CHAINS : 1)>...};
+  if (layer.lanes == 1) return multiply_pairs<float, 1, SCALAR_CHAINS>;
+  return (layer.split ? in_parts : whole)[vectors - 1];
 }
 
 }  // namespace

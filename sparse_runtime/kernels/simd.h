@@ -21,7 +21,7 @@ inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Vec load(const float* p, Mask mask) { return {_mm512_maskz_loadu_ps(mask, p)}; }
 inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
-inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 
@@ -62,7 +62,7 @@ inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline Vec load(const float* p, Mask mask) { return {_mm256_maskload_ps(p, lanes(mask))}; }
 inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
-inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline Vec before(Vec a, Vec b) {
@@ -111,7 +111,7 @@ inline Vec broadcast(float x) {
 inline void store(float* p, Vec a) {
   for (int i = 0; i < LANES; i++) p[i] = a.v[i];
 }
-inline Vec fma(Vec a, Vec b, Vec c) {
+inline Vec multiply_add(Vec a, Vec b, Vec c) {
   return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
 }
 inline Vec add(Vec a, Vec b) {
@@ -144,6 +144,6 @@ inline Mask first_lanes(int count) {
 
 // A single float in the place of a vector.
 inline void store(float* p, float a) { *p = a; }
-inline float fma(float a, float b, float c) { return a * b + c; }
+inline float multiply_add(float a, float b, float c) { return a * b + c; }
 inline float add(float a, float b) { return a + b; }
 inline float max(float a, float b) { return a > b ? a : b; }
