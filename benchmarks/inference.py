@@ -24,8 +24,6 @@ nor DeepSparse: under NM_ARCH=avx2 it took as long as before, less than AVX2's m
 The limit is the time of the multiply-adds with weights that are not zero, at the rate of a loop in
 registers, plus that of reading and writing each activation once, at the rate of copies in the cache
 (peak.cpp). A depthwise convolution's result, which need not leave the cores, is not counted there.
-With several threads the time is told, too, until a core sees what another one wrote: some 50 ns
-where they share a cache, several times as much where not; what a layer hands over is slow then.
 """
 
 from __future__ import annotations
@@ -364,12 +362,7 @@ def measure(args, folder: Path, models: dict[str, Model], threads: int) -> list[
     }  # fmt: skip
     with contextlib.ExitStack() as stack:
         peers = start_peers(stack, args, folder, threads)
-        rates = {name: machine_rates(name, threads) for name in args.instruction_sets}
         seconds = time_turns(peers, args.rounds)
-        after = machine_rates(args.instruction_sets[0], threads)
-    handovers = [each.pop("handover") for each in (*rates.values(), after)]
-    if threads > 1:  # the machine's owner may move cores to and fro
-        common["handover_ns"] = [round(1e9 * least(handovers)) for least in (min, max)]
     records = []
     for (peer, network), values in seconds.items():
         low, median, high = (round(1000 * q, 4) for q in np.percentile(values, [25, 50, 75]))
@@ -379,11 +372,12 @@ def measure(args, folder: Path, models: dict[str, Model], threads: int) -> list[
             "quartiles": [low, high], "difference": peer.differences[network],
         })  # fmt: skip
     for instruction_set in args.instruction_sets:
+        rates = machine_rates(instruction_set, threads)
         for network, model in models.items():
-            ms = round(1000 * limit(model, args.batch, rates[instruction_set]), 4)
+            ms = round(1000 * limit(model, args.batch, rates), 4)
             records.append({
                 **common, "runtime": "limit", "instructions": instruction_set,
-                "sparsity": float(network), "ms": ms, **rates[instruction_set],
+                "sparsity": float(network), "ms": ms, **rates,
             })  # fmt: skip
     return records
 
@@ -396,9 +390,10 @@ WORDS = {  # heads of the tables, and what has another name in them
         "dense": "dense",
         "sparse": "sparse runtime",
         "limit": "the limit",
-        "note": "Milliseconds of a run (times as fast as dense). Dense: the fastest of Paddle "
+        "note": "Milliseconds a run (times as fast as dense). Dense: the fastest of Paddle "
         "Inference (with oneDNN), ONNX Runtime and OpenVINO on the dense network, with the same "
-        "instructions, pictures and threads. ONNX Runtime and DeepSparse cannot be held to AVX2.",
+        "instructions, pictures and threads. ONNX Runtime and DeepSparse cannot be restricted to "
+        "AVX2.",
     },
     "zh": {
         "alike": ["指令集", "图片数", "线程数"],
@@ -453,11 +448,9 @@ def about(records: list[dict]) -> str:
     versions = {
         f"{RUNTIMES[r['runtime']].label} {r['version']}" for r in records if r.get("version")
     }
-    handovers = sorted(ns for r in records for ns in r.get("handover_ns", []))
-    between = f"; from core to core {handovers[0]} to {handovers[-1]} ns" if handovers else ""
     return (
         f"MobileNetV1 x{r['scale']}, pictures of {r['image_size']}x{r['image_size']}, float32; "
-        f"medians of {r['rounds']} rounds\n{r['cpu']}{between}; {', '.join(sorted(versions))}"
+        f"medians of {r['rounds']} rounds\n{r['cpu']}; {', '.join(sorted(versions))}"
     )
 
 

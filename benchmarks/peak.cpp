@@ -1,11 +1,7 @@
 // What the machine gives at most, for the limit in inference.py's table: multiply-adds a second
-// from registers alone, and bytes a second, read and written, of copying CACHED bytes. And, of
-// two threads, how long one waits for what the other writes: it tells whether their cores share a
-// cache.
+// from registers alone, and bytes a second, read and written, of copying CACHED bytes.
 //
-//     peak THREADS  ->  {"multiply_adds": 1e11, "copied_bytes": 1e11, "handover": 5e-8}
-//
-// The first two are sums over the threads; the last one is seconds, 0 of a single thread.
+//     peak THREADS  ->  {"multiply_adds": 1e11, "copied_bytes": 1e11}, the sums over the threads
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -22,7 +18,6 @@ namespace {
 constexpr int CHAINS = 12;  // hide the latency of two units, and leave 4 of AVX2's 16 registers
 constexpr int STEPS = 100000;
 constexpr size_t CACHED = 4 << 20;  // bytes: about the largest activation of MobileNetV1
-constexpr int TURNS = 1000;         // of two threads
 constexpr int REPETITIONS = 300;    // of which the quickest counts
 
 volatile float factor = 0.5f, sink;  // or the compiler would work it out, or leave it out
@@ -74,24 +69,6 @@ double together(int threads, F rate) {
   return sum;
 }
 
-double handover() {
-  std::atomic<int> turn{0};
-  const auto play = [&](int begin, int own) {
-    for (int i = begin + own; i < begin + TURNS; i += 2) {
-      for (int spins = 1; turn.load(std::memory_order_acquire) != i; spins++)
-        if (spins % 10000 == 0) std::this_thread::yield();  // both may have the same core
-      turn.store(i + 1, std::memory_order_release);
-    }
-  };
-  std::thread other([&] {
-    for (int i = 0; i < REPETITIONS; i++) play(i * TURNS, 1);
-  });
-  int begin = -TURNS;
-  const double best = quickest([&] { play(begin += TURNS, 0); });
-  other.join();
-  return best / TURNS;
-}
-
 }  // namespace
 
 int main(int count, char** words) {
@@ -106,6 +83,5 @@ int main(int count, char** words) {
              sink = to[CACHED / 2];
            });
   });
-  std::printf("{\"multiply_adds\": %.4g, \"copied_bytes\": %.4g, \"handover\": %.2g}\n",
-              multiply_adds, copied, threads > 1 ? handover() : 0.0);
+  std::printf("{\"multiply_adds\": %.4g, \"copied_bytes\": %.4g}\n", multiply_adds, copied);
 }

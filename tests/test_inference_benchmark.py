@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sparse_runtime.model_file import Model, Operator
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--scale", "0.25", "--image_size", "32", "--rounds", "1", "--sparsities", "0.9",
-         "--threads", "2", "--peers", "sparse", "onnxruntime", "paddle"]  # fmt: skip
+         "--threads", "1", "--peers", "sparse", "onnxruntime", "paddle"]  # fmt: skip
 
 
 def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
@@ -33,7 +34,6 @@ def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
         ("onnxruntime", sets[0]),
         *((name, each) for name in ("paddle", "sparse", "limit") for each in sets),
     }
-    assert all(0 < ns < 1e6 for record in records for ns in record["handover_ns"])
     for record in (r for r in records if r["runtime"] != "limit"):
         assert record["difference"] <= inference.MOST_APART
         assert record["ms"] > 0
@@ -85,15 +85,6 @@ def test_the_table_compares_with_the_fastest_dense_runtime_of_the_same_instructi
     ]
 
 
-def test_the_heading_tells_how_far_cores_are_from_each_other():
-    common = {"scale": 1.0, "image_size": 224, "rounds": 30, "cpu": "A CPU, 2 cores"}
-    one = {**common, **record("openvino", 2, version="1.2")}
-    two = {**common, **record("sparse", 1, threads=2, handover_ns=[48, 430])}
-    told = "MobileNetV1 x1.0, pictures of 224x224, float32; medians of 30 rounds\nA CPU, 2 cores"
-    assert inference.about([one]) == f"{told}; OpenVINO 1.2"
-    assert inference.about([one, two]) == f"{told}; from core to core 48 to 430 ns; OpenVINO 1.2"
-
-
 def test_the_chinese_tables_have_the_same_numbers():
     short, full = inference.tables(RECORDS, "zh")
     assert short.startswith("| 指令集 | 图片数 | 线程数 | 最快的稠密运行时 | 55% | 90% |")
@@ -114,6 +105,14 @@ def test_the_readmes_show_the_tables_of_the_results(readme, language):
         assert f"\n\n{table}\n\n" in text
     assert inference.WORDS[language]["note"] in text
     assert "DeepSparse 1.8.0" in inference.about(records)
+    again = inference.read_records([ROOT / "results" / "inference-again.jsonl"])
+    rows = [row.split(" | ") for row in inference.tables(again)[0].splitlines()]
+    paragraph = text.split("inference-again.jsonl")[1].partition("\n\n")[0]
+    said = re.findall(r"\d\.\d\d", paragraph)
+    assert said == [
+        re.search(r"\((.*)\)", cell)[1]
+        for row in rows if row[1:3] == ["1", "2"] for cell in row[4:]
+    ]  # fmt: skip
 
 
 def test_the_limit_counts_what_is_left_and_no_depthwise_results():
