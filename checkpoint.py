@@ -99,9 +99,7 @@ def write_state(folder: Path, state: dict) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != STATE)
     state = {**state, "checksums": {path.name: sha256(path) for path in files}}
     state["checksums"][STATE] = _state_checksum(state)
-    part = folder / f".{STATE}.part"
-    part.write_text(json.dumps(state, indent=1))
-    os.replace(part, folder / STATE)
+    (folder / STATE).write_text(json.dumps(state, indent=1))
 
 
 def save_best(run) -> None:
