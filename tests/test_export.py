@@ -165,6 +165,27 @@ def test_an_operator_the_runtime_lacks_is_named(model, operator, tmp_path, capsy
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_what_another_paddle_exported_does_not_stay(trained, tmp_path):
+    given = ["--pruned_model", str(trained), "--format", "paddle", "--out", str(tmp_path)]
+    export.main(given)
+    program = runtimes.files("paddle", tmp_path)[0]
+    other = {"inference.json": "inference.pdmodel", "inference.pdmodel": "inference.json"}[program]
+    (tmp_path / other).write_text("of another Paddle")
+    export.main(given)
+    assert (tmp_path / program).is_file()
+    assert not (tmp_path / other).exists()
+
+
+def test_too_little_memory_is_told_in_one_line(trained, tmp_path, capsys, monkeypatch):
+    def save(model, shape, folder):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setitem(export.SAVE, "sparse", save)
+    message = error_line(capsys, export.main, "--pruned_model", trained, "--format", "sparse",
+                         "--out", tmp_path / "out")  # fmt: skip
+    assert message.endswith("error: not enough memory: Unable to allocate 9 TiB")
+
+
 def test_an_export_that_differs_is_not_kept(trained, tmp_path, capsys, monkeypatch):
     def save_other(model, shape, folder):
         with paddle.no_grad():

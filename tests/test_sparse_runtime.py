@@ -616,6 +616,17 @@ def test_a_real_compiler_that_fails(tmp_path, monkeypatch):
         build.library.cache_clear()
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have no owners")
+def test_a_cache_of_another_user(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert refusal() == (
+        f"cannot keep the compiled kernels in {tmp_path}/paddle-unstructured-pruning: "
+        "it belongs to another user; set XDG_CACHE_HOME"
+    )
+
+
 def test_a_cache_that_cannot_be_made(compiler, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
