@@ -7,7 +7,7 @@
         ImageSets/Main/train.txt, val.txt         these
     data_dir/label_list.txt                   names of the classes, in order; else VOC's twenty
 
-All annotations are read and checked at the start, pictures looked for; imagenet_reader.py decodes.
+All annotations are read and checked at the start, pictures looked for; readers/pictures.py decodes.
 A transform is a function of a Sample and a random generator: no other state.
 """
 
@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 import paddle
 
-from imagenet_reader import MEAN, decode, normalize, open_file, read_file, resize
 from mean_ap import iou
+from readers.pictures import MEAN, decode, normalize, open_file, read_file, resize
 
 CLASSES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -21,6 +21,7 @@ from sklearn.datasets import load_sample_image
 
 import imagenet_reader
 from imagenet_reader import ImageNetDataset
+from readers import pictures
 
 COLOR = (200, 100, 50)
 # (200/255 - .485) / .229, (100/255 - .456) / .224, (50/255 - .406) / .225
@@ -57,7 +58,7 @@ def dataset_of(folder, files: dict, mode: str = "val", text: str | bytes | None 
 
 def pixels_of(image: np.ndarray) -> np.ndarray:
     """The uint8 [H, W, 3] that was normalised, as floats."""
-    return np.moveaxis(image * imagenet_reader.STD + imagenet_reader.MEAN, 0, 2) * 255
+    return np.moveaxis(image * pictures.STD + pictures.MEAN, 0, 2) * 255
 
 
 # Transforms
@@ -93,29 +94,29 @@ def test_any_size_gives_the_wanted_size(tmp_path, mode, size):
 
 def test_enlarging_is_bilinear():
     pixels = np.repeat(np.uint8([[0, 100]])[:, :, None], 3, axis=2)
-    assert imagenet_reader.resize(pixels, 1, 4)[0, :, 0].tolist() == [0, 25, 75, 100]
+    assert pictures.resize(pixels, 1, 4)[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
 def test_shrinking_takes_means():
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:2, :2] = [[[0], [4]], [[8], [12]]]
     pixels[2:, 2:] = 200
-    assert imagenet_reader.resize(pixels, 2, 2)[:, :, 1].tolist() == [[6, 0], [0, 200]]
+    assert pictures.resize(pixels, 2, 2)[:, :, 1].tolist() == [[6, 0], [0, 200]]
     checkerboard = np.uint8(np.indices((300, 300)).sum(0) % 2 * 255)
-    shrunk = imagenet_reader.resize(np.dstack([checkerboard] * 3), 100, 100)
+    shrunk = pictures.resize(np.dstack([checkerboard] * 3), 100, 100)
     assert np.abs(shrunk.astype(int) - 127).max() <= 30  # one sample in nine would give 0 and 255
 
 
 def test_resizing_to_the_same_size_changes_nothing():
     pixels = photograph(224, 224)
-    np.testing.assert_array_equal(imagenet_reader.resize(pixels, 224, 224), pixels)
+    np.testing.assert_array_equal(pictures.resize(pixels, 224, 224), pixels)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 375, 500), (20, 50, 320, 350), (75, 100, 150, 140)])
 def test_resizing_is_as_pillow_does_it(box):
     top, left, height, width = box
     part = photograph()[top : top + height, left : left + width]
-    ours = imagenet_reader.resize(part, 224, 224).astype(int)
+    ours = pictures.resize(part, 224, 224).astype(int)
     pillows = np.asarray(Image.fromarray(part).resize((224, 224), Image.BILINEAR)).astype(int)
     assert np.abs(ours - pillows).mean() < 1
     assert np.abs(ours[1:] - pillows[:-1]).mean() > 1.5  # so much is one line
@@ -127,18 +128,18 @@ def test_resizing_is_as_pillow_does_it(box):
 )
 def test_short_side_is_resized(height, width, expected):
     pixels = np.zeros((height, width, 3), np.uint8)
-    assert imagenet_reader.resize_short(pixels, 256).shape == (*expected, 3)
+    assert pictures.resize_short(pixels, 256).shape == (*expected, 3)
 
 
 def test_middle_of_a_long_strip_is_kept():
     strip = np.repeat(np.uint8([range(0, 100, 10)])[:, :, None], 3, axis=2)  # 1 x 10
-    assert imagenet_reader.resize_short(strip, 1)[0, :, 0].tolist() == [40, 50]
-    assert imagenet_reader.resize_short(strip.transpose(1, 0, 2), 1)[:, 0, 0].tolist() == [40, 50]
+    assert pictures.resize_short(strip, 1)[0, :, 0].tolist() == [40, 50]
+    assert pictures.resize_short(strip.transpose(1, 0, 2), 1)[:, 0, 0].tolist() == [40, 50]
 
 
 def test_center_crop():
     pixels = np.arange(24).reshape(4, 6, 1)
-    assert imagenet_reader.center_crop(pixels, 2)[:, :, 0].tolist() == [[8, 9], [14, 15]]
+    assert pictures.center_crop(pixels, 2)[:, :, 0].tolist() == [[8, 9], [14, 15]]
 
 
 def test_val_takes_the_middle(tmp_path):
@@ -160,7 +161,7 @@ def test_train_takes_its_random_box(tmp_path):
     flips = 0
     for dataset.epoch in range(20):
         rng = np.random.default_rng((3, dataset.epoch, 0))
-        top, left, height, width = imagenet_reader.random_box(250, 250, rng)
+        top, left, height, width = pictures.random_box(250, 250, rng)
         pixels = pixels_of(dataset[0][0])
         columns = pixels[:, :, 0].mean(0)
         flipped = columns[0] > columns[-1]
@@ -179,7 +180,7 @@ def test_half_of_the_pictures_are_mirrored():
     pixels = np.uint8([[[255, 0, 0], [0, 0, 255]]])  # red, blue
     flipped = 0
     for seed in range(200):
-        ours = imagenet_reader.random_flip(pixels, np.random.default_rng(seed)).tolist()
+        ours = pictures.random_flip(pixels, np.random.default_rng(seed)).tolist()
         assert ours in ([[[255, 0, 0], [0, 0, 255]]], [[[0, 0, 255], [255, 0, 0]]])
         flipped += ours[0][0] == [0, 0, 255]
     assert 70 < flipped < 130
@@ -188,7 +189,7 @@ def test_half_of_the_pictures_are_mirrored():
 def test_random_boxes_have_every_area_and_ratio_that_is_allowed():
     areas, ratios = [], []
     for seed in range(300):
-        box = imagenet_reader.random_box(375, 500, np.random.default_rng(seed))
+        box = pictures.random_box(375, 500, np.random.default_rng(seed))
         top, left, height, width = box
         assert 0 <= top <= 375 - height
         assert 0 <= left <= 500 - width
@@ -205,7 +206,7 @@ def test_random_boxes_have_every_area_and_ratio_that_is_allowed():
     [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (1, 1, (0, 0, 1, 1))],
 )
 def test_a_strip_is_cropped_in_the_middle(height, width, expected):
-    assert imagenet_reader.random_box(height, width, np.random.default_rng(0)) == expected
+    assert pictures.random_box(height, width, np.random.default_rng(0)) == expected
 
 
 # The same sample in the same epoch is the same pixels
@@ -322,10 +323,8 @@ def test_16_bit_rgb(tmp_path):
 
 
 def test_jpegs_are_decoded_as_pillow_does():
-    np.testing.assert_array_equal(
-        imagenet_reader.decode(JPEG), np.asarray(Image.open(io.BytesIO(JPEG)))
-    )
-    fast, exact = imagenet_reader.decode(JPEG, fast=True), imagenet_reader.decode(JPEG)
+    np.testing.assert_array_equal(pictures.decode(JPEG), np.asarray(Image.open(io.BytesIO(JPEG))))
+    fast, exact = pictures.decode(JPEG, fast=True), pictures.decode(JPEG)
     assert 0 < np.abs(fast.astype(int) - exact).mean() < 3
 
 
