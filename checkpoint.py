@@ -311,7 +311,11 @@ def _is_state(state) -> bool:
     scale = options.get("scale", 1)
     if type(scale) not in (int, float) or not 0.001 <= scale <= 1000:
         return False
-    if type(options.get("image_size")) not in (int, type(None)):
+    size = options.get("image_size")
+    if size is not None and (type(size) is not int or not 1 <= size <= 4096):
+        return False
+    names = options.get("classes")
+    if names is not None and not (type(names) is list and all(type(n) is str for n in names)):
         return False
     if type(ranks) is not int or ranks < 1 or not 1 <= options.get("num_classes", 1) < 1 << 24:
         return False
@@ -319,8 +323,15 @@ def _is_state(state) -> bool:
     return plain_names and state["epoch"] >= 0 and state["step"] >= 0
 
 
-def load_weights(model, path) -> None:
-    """Loads a .pdparams file into the model.
+def load_weights(model, path, make_other=None) -> list[str]:
+    """Loads a .pdparams or .safetensors file into the model.
+
+    Args:
+        make_other: makes this network for another number of classes. Where it is given and the
+            weights are for another number, those whose shapes follow from it are left as they are.
+
+    Returns:
+        the names of what was left as it was.
 
     Raises:
         ValueError: the file is no checkpoint, or its names and shapes are not the model's.
@@ -336,12 +347,20 @@ def load_weights(model, path) -> None:
     given = {name: value for name, value in given.items() if name not in masks}
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
+    unlike = {}
     for name in (name for name in wanted if name in given):
         value, shape = given[name], list(wanted[name].shape)
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             problems.append(f"{name} is not an array of floats")
         elif list(value.shape) != shape:
-            problems.append(f"{name} is {list(value.shape)}, the model's {shape}")
+            unlike[name] = f"{name} is {list(value.shape)}, the model's {shape}"
+    if unlike and not problems and make_other is not None:
+        if _differ_in_classes(given, wanted, make_other().state_dict()) == set(unlike):
+            given.update((name, wanted[name].numpy()) for name in unlike)
+        else:
+            problems = list(unlike.values())
+    else:
+        problems += unlike.values()
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise ValueError(
@@ -352,6 +371,22 @@ def load_weights(model, path) -> None:
     if odd:
         print(f"{path}: {', '.join(odd)}: there are NaN or infinite weights", file=sys.stderr)
     model.set_state_dict({n: paddle.to_tensor(v).astype(wanted[n].dtype) for n, v in given.items()})
+    return list(unlike)
+
+
+def _differ_in_classes(given: dict, wanted: dict, other: dict) -> set[str] | None:
+    """The names of `wanted` whose shapes follow the number of classes; they are others in `other`.
+
+    None where one of `given` differs from it along another axis.
+    """
+    names = {name for name in wanted if list(wanted[name].shape) != list(other[name].shape)}
+    for name in names:
+        shapes = given[name].shape, wanted[name].shape, other[name].shape
+        if len(given[name].shape) != len(wanted[name].shape):
+            return None
+        if any(a != b and b == c for a, b, c in zip(*shapes)):
+            return None
+    return names
 
 
 def load_training(folder, run) -> None:

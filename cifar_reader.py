@@ -26,6 +26,7 @@ from paddle.utils.download import get_path_from_url
 from paddle.vision.datasets import cifar, mnist
 
 import safe_pickle
+from readers import pictures
 
 MAX_MEMBER = 64 << 20  # bytes; a batch of CIFAR-10 has 31 million
 MAX_ARCHIVE = 256 << 20  # bytes unpacked; all of CIFAR-10 has 186 million
@@ -43,6 +44,7 @@ class _SmallImages(paddle.io.Dataset):
         data_dir: folder of the data set's files; None for `default_dir`.
         mode: "train" (augmented) or "val".
         seed: of the augmentation, at least 0.
+        image_size: side of the pictures that are given, enlarged from 32.
 
     Raises:
         ValueError: a file is damaged or holds something else; the message names it.
@@ -50,7 +52,6 @@ class _SmallImages(paddle.io.Dataset):
     """
 
     num_classes = 10
-    image_size = 32
     default_dir: str | None = None
     train_files: tuple = ()  # (URL, MD5) of each
     val_files: tuple = ()
@@ -59,11 +60,11 @@ class _SmallImages(paddle.io.Dataset):
     std: tuple = (0.5,)
     pad, flip = 4, True  # how far a training image is shifted, and whether it may be mirrored
 
-    def __init__(self, data_dir, mode: str, seed: int = 0):
+    def __init__(self, data_dir, mode: str, seed: int = 0, image_size: int = 32):
         super().__init__()
         if mode not in ("train", "val"):
             raise ValueError(f"mode must be train or val, got {mode!r}")
-        self.mode, self.seed, self.epoch = mode, seed, 0
+        self.mode, self.seed, self.image_size, self.epoch = mode, seed, image_size, 0
         files = self.train_files if mode == "train" else self.val_files
         paths = [_fetch(data_dir or self.default_dir, *file) for file in files]
         try:
@@ -85,7 +86,12 @@ class _SmallImages(paddle.io.Dataset):
             image = pad_crop_flip(image, self.pad, self.flip, rng)
         mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
         image = (image.astype(np.float32) / self.white - mean) / std
-        return np.ascontiguousarray(np.broadcast_to(image, (3, 32, 32))), self.labels[index]
+        image = np.broadcast_to(image, (3, 32, 32))
+        if self.image_size != 32:
+            side = self.image_size
+            image = pictures.resize(np.ascontiguousarray(image.transpose(1, 2, 0)), side, side)
+            image = image.transpose(2, 0, 1)
+        return np.ascontiguousarray(image), self.labels[index]
 
 
 class Cifar10(_SmallImages):

@@ -20,7 +20,7 @@ MODELS = ["yolov3"]
 PRETRAINED = DATA  # start from ImageNet weights by default
 COUNTED = ("loss",)  # while training, as means over the samples
 MEASURED = ("map_11point", "map_area")  # by the metric; the first one tells which weights are best
-OWN_OPTIONS = ["image_size", "train_sizes", "augmentation", "mixup_epochs"]
+OWN_OPTIONS = ["train_sizes", "augmentation", "mixup_epochs"]
 SHOWN_SCORE, SHOWN_PICTURES = 0.3, 100  # which detections are drawn, and how many pictures
 # What differs from classification's defaults; PaddleDetection's yolov3_mobilenet_v1_270e_voc.
 DEFAULTS = {
@@ -40,11 +40,7 @@ DEFAULTS = {
 
 
 def num_classes(options) -> int:
-    return len(class_names(options))
-
-
-def class_names(options) -> list[str]:
-    return read_classes(folder(options))
+    return len(read_classes(folder(options)))
 
 
 def input_shape(options) -> tuple[int, int, int]:

@@ -1,7 +1,12 @@
-"""ImageNet, or any folder of pictures with a list of labels, as a paddle.io.Dataset.
+"""ImageNet, or pictures of yours in classes, as a paddle.io.Dataset.
 
     data_dir/train_list.txt     one picture a line: `relative/path label`; the path may hold blanks
     data_dir/val_list.txt       the same; labels are 0 .. num_classes - 1
+
+or, where there is no such list, a folder a class, labelled in the order of their sorted names:
+
+    data_dir/train/<class>/*.jpg
+    data_dir/val/<class>/*.jpg
 
     dataset = ImageNetDataset("data/ILSVRC2012", "train")
     for epoch in range(120):
@@ -9,8 +14,11 @@
         for images, labels in paddle.io.DataLoader(dataset, batch_size=64, num_workers=16):
             ...  # float32 [64, 3, 224, 224], int64 [64]
 
-For a data set of yours write two such lists, or rewrite this file: what the programs use is
-`ImageNetDataset(data_dir, mode, num_classes=, seed=)`, `len(dataset)`, `dataset[i]` and `epoch`.
+For anything else rewrite this file: nothing but `--data imagenet` imports it. What the programs use
+is `ImageNetDataset(data_dir, mode, num_classes=, seed=)` with mode 'train' or 'val',
+`len(dataset)`, `dataset[i]`, which is (float32 [3, 224, 224], label), and `epoch`, which is set
+before each. Only if they are there: the argument `image_size=` (without it there is no
+`--image_size`), and the argument and attribute `classes`, names that are kept with a checkpoint.
 
 `python benchmarks/reader.py` measures the speed.
 """
@@ -37,43 +45,54 @@ from readers.pictures import (
 )
 
 MAX_LINE = 8192  # bytes of a list's line; a path of Linux has 4096
+MAX_IMAGE_SIZE = 4096
+ENDS = tuple(b".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())  # of a picture
 
 
 class ImageNetDataset(paddle.io.Dataset):
-    """Item i is (image, label): normalised float32 [3, crop_size, crop_size], int64.
+    """Item i is (image, label): normalised float32 [3, image_size, image_size], int64.
 
     'train': a random part of the picture, resized, and one in two mirrored, as a function of
     (seed, epoch, i) alone. Set `epoch` before the loader is iterated: its workers hold a copy.
-    'val': the short side resized to `resize_size`, then the middle square.
+    'val': the short side resized to image_size * 256 / 224, then the middle square.
 
-    Raises ValueError or FileNotFoundError: here if anything is wrong in the list, from an item if
-    its picture is missing, cut short, too large or not a picture.
+    `classes` gives the order of the folders' names; without it they are sorted, those of train/
+    where there is one. The attribute of this name is None where a list gives the labels.
+
+    Raises ValueError or FileNotFoundError: here if anything is wrong in the list or the folders,
+    from an item if its picture is missing, cut short, too large or not a picture.
     """
 
     def __init__(
         self,
         data_dir: str | os.PathLike,
         mode: str,
-        crop_size: int = 224,
-        resize_size: int = 256,
+        image_size: int = 224,
         num_classes: int = 1000,
         seed: int = 0,
+        classes: list[str] | None = None,
     ):
         if mode not in ("train", "val"):
             raise ValueError(f"mode must be 'train' or 'val', got {mode!r}")
-        if not 1 <= crop_size <= resize_size:
-            raise ValueError(f"crop_size must be in 1..resize_size={resize_size}, got {crop_size}")
+        if not 1 <= image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size must be in 1..{MAX_IMAGE_SIZE}, got {image_size}")
         if not os.path.isdir(data_dir):
             raise FileNotFoundError(f"there is no data folder {data_dir}; give another --data_dir")
         self.data_dir = os.fspath(data_dir)
-        self.list_file = os.path.join(self.data_dir, f"{mode}_list.txt")
         self.mode = mode
-        self.image_size = crop_size
-        self.resize_size = resize_size
+        self.image_size = image_size
         self.num_classes = num_classes
         self.seed = seed
         self.epoch = 0
-        self.paths, self.labels, self.lines = read_list(self.list_file, num_classes)
+        lists = [os.path.join(self.data_dir, f"{each}_list.txt") for each in ("train", "val")]
+        self.list_file = lists[mode == "val"]
+        if any(map(os.path.exists, lists)):
+            self.classes = None
+            self.paths, self.labels, self.lines = read_list(self.list_file, num_classes)
+        else:
+            self.classes = classes or class_folders(self.data_dir)
+            self.lines = None
+            self.paths, self.labels = read_folders(self.data_dir, mode, self.classes, num_classes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -83,15 +102,77 @@ class ImageNetDataset(paddle.io.Dataset):
         try:
             pixels = decode(read_file(path), fast=self.mode == "train")
         except (FileNotFoundError, ValueError) as error:
-            hint = f"replace the picture or delete line {self.lines[index]} of {self.list_file}"
+            hint = "replace or delete the picture"
+            if self.lines is not None:
+                line = self.lines[index]
+                hint = f"replace the picture or delete line {line} of {self.list_file}"
             shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
             raise type(error)(f"{shown}: {error}; {hint}") from None
         if self.mode == "train":
             rng = np.random.default_rng((self.seed, self.epoch, index % len(self)))
             pixels = random_flip(random_crop(pixels, self.image_size, rng), rng)
         else:
-            pixels = center_crop(resize_short(pixels, self.resize_size), self.image_size)
+            short_side = round(self.image_size * 256 / 224)
+            pixels = center_crop(resize_short(pixels, short_side), self.image_size)
         return normalize(pixels), self.labels[index]
+
+
+def class_folders(data_dir: str) -> list[str]:
+    """The classes that a data folder has, sorted: the folders in its train/, or else in its val/.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for split in (os.path.join(data_dir, mode) for mode in ("train", "val")):
+        if os.path.isdir(split):
+            return folders_in(split)
+    raise FileNotFoundError(
+        f"{data_dir} has no train_list.txt or val_list.txt with lines of `relative/path label`, "
+        "and no train/ or val/ with a folder a class"
+    )
+
+
+def folders_in(split: str) -> list[str]:
+    with os.scandir(split) as entries:  # hidden: .ipynb_checkpoints and the like
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise FileNotFoundError(f"{split} has no folder a class")
+    return names
+
+
+def read_folders(
+    data_dir: str, mode: str, classes: list[str], num_classes: int
+) -> tuple[Names, np.ndarray]:
+    """Path (bytes) and label (int64) of every picture in mode/<class>/ and the folders below."""
+    if len(classes) > num_classes:
+        raise ValueError(
+            f"{data_dir} has {len(classes)} classes, more than {num_classes}; "
+            f"give --num_classes {len(classes)}"
+        )
+    split = os.path.join(data_dir, mode)
+    if not os.path.isdir(split):
+        raise FileNotFoundError(f"there is no {split} with a folder a class")
+    labels_of = {name: label for label, name in enumerate(classes)}
+    paths, labels = [], []
+    for name in folders_in(split):
+        if name not in labels_of:
+            there = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
+            raise ValueError(f"{split}/{name} is none of the {len(classes)} classes {there}")
+        before = len(paths)
+        for folder, below, files in os.walk(os.fsencode(os.path.join(split, name))):
+            below[:] = sorted(each for each in below if not each.startswith(b"."))
+            relative = os.path.relpath(folder, os.fsencode(data_dir))
+            paths += [
+                os.path.join(relative, file)
+                for file in sorted(files)
+                if file.lower().endswith(ENDS) and not file.startswith(b".")
+            ]
+        if len(paths) == before and mode == "train":
+            raise ValueError(f"{split}/{name} holds no picture; put some there or remove it")
+        labels += [labels_of[name]] * (len(paths) - before)
+    if not paths:
+        raise ValueError(f"the folders in {split} hold no picture")
+    return Names(paths), np.array(labels, np.int64)
 
 
 def read_list(list_file: str, num_classes: int) -> tuple[Names, np.ndarray, np.ndarray]:

@@ -109,7 +109,7 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         if other is not task:
             refuse(other.OWN_OPTIONS, f"this needs --data {data}")
     args.num_classes = args.num_classes or task.num_classes(args)
-    args.classes = task.class_names(args)
+    args.classes = None  # their names, where the data set has some
     if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
         parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
     if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):

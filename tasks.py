@@ -3,8 +3,9 @@
 - `DATA`, `MODELS`: names of its data sets and networks
 - `DEFAULTS`, `OWN_OPTIONS`: values of options, and options that the others do not have
 - `PRETRAINED`: the data sets whose training starts from ImageNet weights
-- `num_classes(options)`, `class_names(options)`: of the data set
-- `make_dataset`, `make_model`, `loss`; `input_shape(options)`: [C, H, W] of a test's picture
+- `num_classes(options)`: of the data set
+- `make_dataset`, `make_model`, `loss`; a data set may have `classes`, names in the order of labels
+- `input_shape(options)`: [C, H, W] of a test's picture
 - `counts`, `COUNTED`: what is counted at every step of training
 - `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best;
   a metric may have `table()` and `show(folder)`, for evaluate.py
@@ -34,7 +35,8 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help="a classifier of paddle.vision.models (default: %(default)s), or yolov3 for voc")
     add("--scale", type=number(float, 0.01), default=1.0, help="its width (default: %(default)s)")
     add("--num_classes", type=number(int, 1), help="number of classes (default: the data set's)")
-    add("--image_size", type=input_size, help="voc: side of a test's pictures (default: 416)")
+    add("--image_size", type=number(int, 1, 4096), metavar="N",
+        help="side of the pictures; voc: of a test's (default: imagenet 224, voc 416, else 32)")
     add("--use_gpu", type=boolean, help="true or false (default: whether there is one)")
     add("--num_workers", type=number(int, 0), default=16,
         help="processes that read data, at most one a core (default: %(default)s)")
@@ -50,7 +52,7 @@ def other_defaults() -> str:
 
 
 def input_size(text: str) -> int:
-    """An argparse type."""
+    """An argparse type: a side of pictures that YOLOv3 takes."""
     size = number(int, 32, 4096)(text)
     if size % 32:
         raise argparse.ArgumentTypeError(f"must be a multiple of 32, got {size}")
@@ -65,6 +67,8 @@ def parse(parser: argparse.ArgumentParser, argv, data: str) -> argparse.Namespac
     if args.model not in TASKS[data].MODELS:
         fitting = [name for name, task in TASKS.items() if args.model in task.MODELS]
         parser.error(f"--model {args.model} needs --data {' or '.join(fitting)}")
+    if data in detection.DATA and args.image_size % 32:
+        parser.error(f"--image_size must be a multiple of 32 for {data}, got {args.image_size}")
     return args
 
 
@@ -80,11 +84,10 @@ def trained_options(parser: argparse.ArgumentParser, argv, folder) -> tuple:
     if data not in TASKS:
         raise ValueError(f"there is no data set {data!r}; give --data")
     task = TASKS[data]
-    if args.image_size and "image_size" not in task.OWN_OPTIONS:
-        raise ValueError("--image_size needs --data voc")
     known = {key: trained[key] for key in ("model", "scale", "num_classes") if key in trained}
     if args.image_size is None and trained.get("image_size"):
         known["image_size"] = trained["image_size"]
+    known["classes"] = trained.get("classes")
     options = argparse.Namespace(**{**vars(parse(parser, argv, data)), **known}, seed=0)
     options.num_classes = options.num_classes or task.num_classes(options)
     return task, options, trained

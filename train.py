@@ -42,10 +42,12 @@ from program import (
     Loader,
     Stopped,
     StopSignals,
+    class_names,
     evaluate,
     listed,
     one_line_errors,
     set_device,
+    shortened,
     summarize,
 )
 from sampler import EpochBatchSampler
@@ -72,6 +74,8 @@ class Run:
     pruner: UnstructuredPruner | None
     train_loader: Loader
     val_loader: Loader
+    seed: int  # of order, augmentation and dropout
+    started_from: str | None  # what weights the training began with; None: random ones
     stop: StopSignals = field(default_factory=StopSignals)
     epoch: int = 0  # the one under way; its learning rate at the start, the sums of `counts` so
     epoch_lr: float | None = None  # far, and how many batches had a loss that is finite
@@ -113,13 +117,17 @@ def set_up(args) -> Run | None:
         print(f"{folder} is the end of this training: nothing is left to do")
         return None
     task = TASKS[args.data]
+    started_from = resumed.get("started_from") if resumed else start_of(args)
+    seed = mixed_seed(args.seed, started_from)
     # What has to be downloaded comes after what can be checked here.
-    loaders = make_loaders(args) if args.use_pretrained else None
+    loaders = make_loaders(args, seed) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
     model = task.make_model(args, args.use_pretrained and not folder)
     if args.pretrained_model and not folder:
-        checkpoint.load_weights(model, checkpoint.find_weights(args.pretrained_model))
-    train_loader, val_loader = loaders or make_loaders(args)
+        load_pretrained(model, args)
+    train_loader, val_loader = loaders or make_loaders(args, seed)
+    if resumed:
+        check_same_classes(args, resumed, folder)
     pruner = make_pruner(args, model, len(train_loader))
     schedule = make_schedule(args, len(train_loader))
     opt = paddle.optimizer.Momentum(
@@ -129,7 +137,8 @@ def set_up(args) -> Run | None:
         weight_decay=paddle.regularizer.L2Decay(args.l2_decay),
     )
     scaler = paddle.amp.GradScaler(enable=args.amp)
-    run = Run(args, task, model, model, opt, schedule, scaler, pruner, train_loader, val_loader)
+    run = Run(args, task, model, model, opt, schedule, scaler, pruner, train_loader, val_loader,
+              seed, started_from)  # fmt: skip
     if resumed:
         go_on_from(run, resumed, folder)
         checkpoint.load_training(folder, run)
@@ -147,6 +156,38 @@ def set_up(args) -> Run | None:
         if same_run:
             checkpoint.link_all(folder, Path(args.model_path))
     return run
+
+
+def start_of(args) -> str | None:
+    """What a new training starts from: the SHA-256 of its weights, a name for Paddle's, or None."""
+    if args.pretrained_model:
+        return checkpoint.sha256(checkpoint.find_weights(args.pretrained_model))
+    return f"Paddle's {args.model}" if args.use_pretrained else None
+
+
+def mixed_seed(seed: int, started_from: str | None) -> int:
+    """The seed of order, augmentation and dropout: from random weights the user's own.
+
+    From trained weights another one: with the same one it would see the very batches again that
+    these weights were trained on, and learn them by heart.
+    """
+    if started_from is None:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {started_from}".encode()).digest()[:4], "big")
+
+
+def load_pretrained(model, args) -> None:
+    """--pretrained_model, but for the output layers where it has another number of classes."""
+    path = checkpoint.find_weights(args.pretrained_model)
+    other = argparse.Namespace(**{**vars(args), "num_classes": args.num_classes + 1})
+    left_out = checkpoint.load_weights(model, path, lambda: TASKS[args.data].make_model(other))
+    if left_out and dist.get_rank() == 0:
+        dense = " and dense" if args.static_masks else ""
+        print(
+            f"{path} is for another number of classes: {', '.join(left_out)} not loaded, but "
+            f"random{dense}",
+            file=sys.stderr,
+        )
 
 
 def go_on_from(run: Run, saved: dict, folder: Path) -> None:
@@ -356,7 +397,7 @@ def across_ranks(number: int) -> list[int]:
 
 def seed_step(run: Run) -> None:
     """Dropout depends on seed, step and rank, not on what ran before."""
-    mixed = np.random.SeedSequence((run.args.seed, run.step, dist.get_rank()))
+    mixed = np.random.SeedSequence((run.seed, run.step, dist.get_rank()))
     paddle.seed(int(mixed.generate_state(1)[0]))
 
 
@@ -390,11 +431,16 @@ def report(run: Run, record: dict) -> None:
     sys.stdout.flush()
 
 
-def make_loaders(args) -> tuple[Loader, Loader]:
+def make_loaders(args, seed: int) -> tuple[Loader, Loader]:
+    """Of training and test data; the names of their classes go into `args`."""
     ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
-    train_set, val_set = (TASKS[args.data].make_dataset(args, mode) for mode in ("train", "val"))
+    make_dataset, options = TASKS[args.data].make_dataset, argparse.Namespace(**vars(args))
+    options.seed = seed
+    train_set = make_dataset(options, "train")
+    args.classes = options.classes = class_names(train_set)
+    val_set = make_dataset(options, "val")
     train_batches = EpochBatchSampler(
-        len(train_set), args.batch_size, args.seed, **ranks, sizes=args.train_sizes
+        len(train_set), args.batch_size, seed, **ranks, sizes=args.train_sizes
     )
     val_batches = EpochBatchSampler(
         len(val_set), args.batch_size_for_validation, **ranks, shuffle=False, drop_last=False
@@ -471,13 +517,20 @@ def checkpoint_to_resume(args) -> Path | None:
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
     if images != args.batch_size * dist.get_world_size():
         different.append(f"a global batch of {images}")
-    if saved.get("classes") != args.classes:
-        different.append(f"the classes {saved.get('classes')}")
     if different and not args.force:
         raise ValueError(
             f"{folder} was trained with {', '.join(different)}; give the same, or --force"
         )
     return folder
+
+
+def check_same_classes(args, resumed: dict, folder: Path) -> None:
+    names = resumed["options"].get("classes")
+    if names != args.classes and not args.force:
+        raise ValueError(
+            f"{folder} was trained with the classes {shortened(names)}, the data set has "
+            f"{shortened(args.classes)}; give the same data, or --force"
+        )
 
 
 def training_state(run: Run) -> dict:
@@ -494,6 +547,7 @@ def training_state(run: Run) -> dict:
         "step": run.step,
         "finished": False,
         "epoch_lr": run.epoch_lr,
+        "started_from": run.started_from,
         "totals": [total.tolist() for total in totals],
         "sparsity": UnstructuredPruner.total_sparse(run.model),
         "prunable_sparsity": sparsity(prunable_parameters(run.model)),
