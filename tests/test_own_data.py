@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+from itertools import chain
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -382,7 +383,7 @@ class Drawn(NamedTuple):
 
     def shares_nothing_with(self, other) -> bool:
         """(Of 64 pictures of 40, shifted and mirrored in 162 ways, some are the same by chance.)"""
-        both = set(sum(self.pictures, [])) & set(sum(other.pictures, []))
+        both = set(chain(*self.pictures)) & set(chain(*other.pictures))
         seeds, labels = set(self.seeds) & set(other.seeds), self.labels[0] == other.labels[0]
         return len(both) < 16 and not seeds and not labels
 
