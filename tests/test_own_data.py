@@ -221,28 +221,30 @@ def test_a_forgotten_number_of_classes_is_said(folders, imagenet_dir, tmp_path, 
 def test_the_size_of_pictures_is_kept_with_the_checkpoint(
     data, folders, cifar_dir, tmp_path, monkeypatch
 ):
-    pytest.importorskip("paddle2onnx")
-    sides, forward = [], paddle.vision.models.MobileNetV1.forward
+    sizes, iterate, jit_save = [], program.Loader.__iter__, export.jit_save
 
-    def spy(self, images):
-        sides.append(images.shape[2:])
-        return forward(self, images)
+    def spy(self):
+        for batch in iterate(self):
+            sizes.append(tuple(batch[0].shape[1:]))
+            yield batch
 
-    monkeypatch.setattr(paddle.vision.models.MobileNetV1, "forward", spy)
+    def spy_on_export(model, shape, *others):
+        sizes.append(shape)
+        jit_save(model, shape, *others)
+
+    monkeypatch.setattr(program.Loader, "__iter__", spy)
+    monkeypatch.setattr(export, "jit_save", spy_on_export)
     place = {"imagenet": folders, "cifar10": cifar_dir}[data]
     options = options_for(place, tmp_path, "--image_size", 48, "--num_classes", 10, "--data", data)
     train.main([*options, "--max_steps", "1"])
-    models = str(tmp_path / "models")
-    evaluate.main(["--pruned_model", models, "--data_dir", str(place)])
-    export.main(["--pruned_model", models, "--format", "paddle", "--out", str(tmp_path / "out")])
-    assert {tuple(side) for side in sides if -1 not in side} == {(48, 48)}
-    sides.clear()
-    evaluate.main(["--pruned_model", models, "--data_dir", str(place), "--image_size", "64"])
-    assert {tuple(side) for side in sides} == {(64, 64)}
-    monkeypatch.setattr(paddle.vision.models.MobileNetV1, "forward", forward)
-    assert export.make_parser()  # the export has the size, too
-    state = checkpoint.read_state(tmp_path / "out")
-    assert state["options"]["image_size"] == 48
+    models, place = str(tmp_path / "models"), ["--data_dir", str(place)]
+    evaluate.main(["--pruned_model", models, *place])
+    out = str(tmp_path / "out")
+    export.main(["--pruned_model", models, "--format", "paddle", "--out", out])
+    evaluate.main(["--pruned_model", out, "--runtime", "paddle", *place])
+    assert set(sizes) == {(3, 48, 48)}
+    evaluate.main(["--pruned_model", models, *place, "--image_size", "64"])
+    assert sizes[-1] == (3, 64, 64)
 
 
 def test_a_test_picture_keeps_the_margin_of_224_in_256(tmp_path):
