@@ -110,7 +110,7 @@ class Cifar10(_SmallImages):
         if not os.path.exists(os.path.join(folder, os.path.basename(cifar.CIFAR10_URL))):
             for place in (os.path.join(folder, UNPACKED), folder):
                 if any(os.path.lexists(os.path.join(place, name)) for name in (*TRAIN, *VAL)):
-                    return [place]
+                    return [os.fspath(place)]
         return super()._paths(folder, files)
 
     @staticmethod
@@ -142,10 +142,11 @@ class FashionMNIST(_SmallImages):
                 _read_to_end(_Bounded(file, limit))
         read = mnist.FashionMNIST(*paths, backend="cv2")
         labels = np.concatenate(read.labels)
-        images = np.stack(read.images).reshape(len(labels), 28, 28)
+        images = np.stack([pixels.astype(np.uint8) for pixels in read.images])
+        images = images.reshape(len(labels), 28, 28)
         if labels.max() > 9:
             raise ValueError(f"label {labels.max()} is above 9")
-        return _enlarge(images.astype(np.uint8)), labels
+        return _enlarge(images), labels
 
 
 class Digits(_SmallImages):
