@@ -426,7 +426,7 @@ def say_what_is_lost(run: Run) -> None:
         whole = lost == channels
         if whole > run.lost.get(name, -1):
             run.lost[name] = whole
-            short = name if len(name) <= 50 else f"...{name[-47:]}"
+            short = name if len(name) <= 48 else f"...{name[-45:]}"  # a line of 100
             where = "it" if whole else f"{lost} of {channels} output channels"
             tqdm.write(f"{short}: no weight is left in {where}")
 
