@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import operator
 import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
@@ -195,12 +196,23 @@ class UnstructuredPruner:
         return self.iteration % self.prune_period == 0
 
     def _note_parts(self, layers: nn.Layer) -> None:
-        self._parts = layers.sublayers(include_self=True)
-        self._held = _identities(self._parts)
+        """What step() looks at: all layers that hold others, and those that hold the weights."""
+        weights = set(map(id, self._weights.values()))
+        self._holders: list[dict] = []
+        for layer in layers.sublayers(include_self=True):
+            if layer._sub_layers:
+                self._holders += [layer._sub_layers, layer._parameters]
+            elif not weights.isdisjoint(map(id, layer._parameters.values())):
+                self._holders.append(layer._parameters)
+        self._parts = self._parts_now()
+
+    def _parts_now(self) -> list:
+        return [part for holder in self._holders for part in holder.values()]
 
     def _check_parts(self) -> None:
         """Only where a layer holds other objects than before, all names are looked up again."""
-        if _identities(self._parts) == self._held:
+        now = self._parts_now()
+        if len(now) == len(self._parts) and all(map(operator.is_, now, self._parts)):
             return
         layers, before = _unwrap(self.model), self._weights
         try:
@@ -674,16 +686,6 @@ def _is_whole(value, least: int) -> bool:
 def _listed(names) -> str:
     names = list(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _identities(layers: list[nn.Layer]) -> list[int]:
-    """Of all parameters and sublayers that the layers hold themselves."""
-    return [
-        id(part)
-        for layer in layers
-        for held in (layer._parameters, layer._sub_layers)
-        for part in held.values()
-    ]
 
 
 def _unwrap(model: nn.Layer) -> nn.Layer:
