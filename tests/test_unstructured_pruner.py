@@ -1045,6 +1045,10 @@ def a_layer_more(net):
     net.body.add_sublayer("more", nn.Linear(4, 4))
 
 
+def a_parameter_more(net):
+    net.head.more = net.head.create_parameter([4, 2])
+
+
 def a_layer_less(net):
     del net.head
 
@@ -1062,6 +1066,7 @@ def weight_norm(net):
         (new_weight, "head.weight"),
         (new_inner_layer, "body.0.weight"),
         (a_layer_more, "body.more.weight"),
+        (a_parameter_more, "head.more"),
         (a_layer_less, "head.weight"),
         (weight_norm, "head.weight, head.weight_v"),
     ],
