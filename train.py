@@ -426,9 +426,9 @@ def say_what_is_lost(run: Run) -> None:
         whole = lost == channels
         if whole > run.lost.get(name, -1):
             run.lost[name] = whole
-            short = name if len(name) <= 48 else f"...{name[-45:]}"  # a line of 100
-            where = "it" if whole else f"{lost} of {channels} output channels"
-            tqdm.write(f"{short}: no weight is left in {where}")
+            short = name if len(name) <= 47 else f"...{name[-44:]}"  # a line of 100
+            where = "" if whole else f"{lost} of {channels} output channels of "
+            tqdm.write(f"no weight is left in {where}{short}")
 
 
 def report(run: Run, record: dict) -> None:

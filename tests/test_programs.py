@@ -73,12 +73,12 @@ def test_layers_that_lose_channels_are_named_once(small, tmp_path, capsys, monke
     for name, value in weights(tmp_path / WEIGHTS).items():
         if value.ndim > 1:
             kept = value.any(tuple(range(1, value.ndim)) if value.ndim == 4 else 0)
-            where = "it" if not kept.any() else f"{(~kept).sum()} of {kept.size} output channels"
-            wanted += [] if kept.all() else [f"{name}: no weight is left in {where}"]
+            where = f"{(~kept).sum()} of {kept.size} output channels of " if kept.any() else ""
+            wanted += [] if kept.all() else [f"no weight is left in {where}{name}"]
     lines = [line for line in capsys.readouterr().out.splitlines() if "no weight" in line]
     assert lines == wanted
-    assert sum(line.endswith("in it") for line in lines) > 3
-    assert sum(line.endswith("output channels") for line in lines) > 3
+    channels = sum("output channels" in line for line in lines)
+    assert min(channels, len(lines) - channels) > 3
 
 
 def test_a_layer_with_a_long_name_that_loses_its_channels_by_and_by(capsys):
@@ -89,11 +89,11 @@ def test_a_layer_with_a_long_name_that_loses_its_channels_by_and_by(capsys):
         lost[name] = now
         train.say_what_is_lost(run)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("...")
-    assert name.endswith(first[3:].split(":")[0])
-    assert first.endswith(": no weight is left in 1000 of 2000 output channels")
-    assert second.endswith(": no weight is left in it")
-    assert len(first) <= 100
+    assert first.startswith("no weight is left in 1000 of 2000 output channels of ...")
+    assert second.startswith("no weight is left in ...")
+    for line in (first, second):
+        assert name.endswith(line.split("...")[1])
+        assert len(line) <= 100
     run.pruner = None  # of a dense training
     train.say_what_is_lost(run)
 
