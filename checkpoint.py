@@ -345,6 +345,8 @@ def load_weights(model, path, make_other=None) -> list[str]:
         message = f"{path}: dropped {len(masks)} masks that PaddleSlim stored among the weights"
         print(message, file=sys.stderr)
     given = {name: value for name, value in given.items() if name not in masks}
+    if any(getattr(value, "dtype", None) == np.uint16 for value in given.values()):
+        raise _bfloat16(path)
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
     unlike = {}
@@ -466,9 +468,18 @@ def read_arrays(path: Path) -> dict:
             return load_file(path)
         return safe_pickle.load_paddle_state(path)
     except (SafetensorError, TypeError, AttributeError, KeyError) as error:  # a dtype not numpy's
+        if "bfloat16" in str(error):
+            raise _bfloat16(path) from None
         raise ValueError(f"{path}: {error}; it is damaged or no safetensors file") from None
     except ValueError as error:
         raise ValueError(f"{error}; it is damaged or no Paddle checkpoint: use another") from None
+
+
+def _bfloat16(path: Path) -> ValueError:  # numpy has no such dtype: Paddle gives it uint16
+    return ValueError(
+        f"{path} holds bfloat16 weights; save them as float32: "
+        "paddle.save({name: p.astype('float32') for name, p in model.state_dict().items()}, path)"
+    )
 
 
 def _names(model) -> dict[str, str]:

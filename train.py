@@ -82,6 +82,7 @@ class Run:
     totals: paddle.Tensor | None = None
     finite: paddle.Tensor | None = None
     step: int = 0  # steps of the whole training that are done
+    lost: dict[str, bool] = field(default_factory=dict)  # said of a weight -> of all its channels
 
     @property
     def batch(self) -> int:
@@ -128,6 +129,8 @@ def set_up(args) -> Run | None:
     train_loader, val_loader = loaders or make_loaders(args, seed)
     if resumed:
         check_same_classes(args, resumed, folder)
+    if args.pruning_strategy == "gmp" and args.initial_ratio is None:
+        start_gmp(args, model)
     pruner = make_pruner(args, model, len(train_loader))
     schedule = make_schedule(args, len(train_loader))
     opt = paddle.optimizer.Momentum(
@@ -413,7 +416,19 @@ def log(run: Run, batches: int, reading: float, started: float) -> None:
         f"reader {reading / batches:.4f} s batch {seconds / batches:.4f} s "
         f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f}"
     )
+    say_what_is_lost(run)
     sys.stdout.flush()
+
+
+def say_what_is_lost(run: Run) -> None:
+    """Once a layer where output channels have no weight left, and once where none has one."""
+    for name, (lost, channels) in run.pruner.lost_channels().items() if run.pruner else ():
+        whole = lost == channels
+        if whole > run.lost.get(name, -1):
+            run.lost[name] = whole
+            short = name if len(name) <= 47 else f"...{name[-44:]}"  # a line of 100
+            where = "" if whole else f"{lost} of {channels} output channels of "
+            tqdm.write(f"no weight is left in {where}{short}")
 
 
 def report(run: Run, record: dict) -> None:
@@ -428,6 +443,7 @@ def report(run: Run, record: dict) -> None:
         f"sparsity {record['sparsity']:.4f} prunable {record['prunable_sparsity']:.4f} "
         f"images/s {record['images_per_sec']:.1f} seconds {record['seconds']:.1f}"
     )
+    say_what_is_lost(run)
     sys.stdout.flush()
 
 
@@ -465,15 +481,36 @@ def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
     return lr.LambdaDecay(args.lr, factor)
 
 
-def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
-    if args.pruning_mode == "none":
-        return None
-    options = {
+def start_gmp(args, model) -> None:
+    """Sets --initial_ratio to its default: at a ratio below the sparsity weights would come back.
+
+    (A trained dense network, too, has a few weights that are exactly 0.)
+    """
+    there = UnstructuredPruner(model, "ratio", ratio=args.ratio, **which_weights(args))
+    sparse = there.prunable_sparsity()
+    args.initial_ratio, args.from_sparse = 0.15, sparse >= 0.01
+    if args.from_sparse:
+        args.initial_ratio = min(max(0.15, sparse), there.ratio)
+        if dist.get_rank() == 0:
+            print(
+                f"the weights are {sparse:.2%} sparse: gmp starts at --initial_ratio "
+                f"{args.initial_ratio:.4g}, without stable epochs"
+            )
+
+
+def which_weights(args) -> dict:
+    return {
         "prune_params_type": args.prune_params_type,
         "local_sparsity": args.local_sparsity,
         "sparse_block": args.sparse_block,
         "distribution": args.distribution,
     }
+
+
+def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
+    if args.pruning_mode == "none":
+        return None
+    options = which_weights(args)
     if args.pruning_strategy == "base":
         return UnstructuredPruner(
             model,
@@ -484,7 +521,7 @@ def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
             **options,
         )
     configs = {
-        "stable_iterations": args.stable_epochs * steps_per_epoch,
+        "stable_iterations": 0 if args.from_sparse else args.stable_epochs * steps_per_epoch,
         "pruning_iterations": args.pruning_epochs * steps_per_epoch,
         "tunning_iterations": args.tunning_epochs * steps_per_epoch,
         "pruning_steps": args.pruning_steps,
@@ -513,6 +550,9 @@ def checkpoint_to_resume(args) -> Path | None:
                 "more"
             )
     saved = state["options"]
+    args.from_sparse = saved.get("from_sparse", False)
+    if args.initial_ratio is None:
+        args.initial_ratio = saved.get("initial_ratio")
     different = different_options(args, saved)
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
     if images != args.batch_size * dist.get_world_size():
