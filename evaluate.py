@@ -11,7 +11,15 @@ so are data set and image size where they are not given.
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
+
+from command_line import one_line_errors, start
+from options import parse_evaluation
+
+parse = partial(parse_evaluation, __doc__)
+if __name__ == "__main__":
+    start(parse)
+
 import json
 import os
 import sys
@@ -20,46 +28,19 @@ from pathlib import Path
 
 import checkpoint
 import runtimes
-from program import Loader, evaluate, listed, number, one_line_errors, set_device
+from program import Loader, evaluate, listed, set_device
 from sampler import EpochBatchSampler
-from tasks import add_common_options, trained_options
+from tasks import trained_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--pruned_model",
-        default="models",
-        metavar="PATH",
-        help="folder, prefix or .pdparams file (default: %(default)s)",
-    )
-    add_common_options(parser)
-    add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s)")
-    add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
-    add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures")
-    add("--json", action="store_true", help="print the results as one line of JSON")
-    add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
-    add("--runtime", choices=runtimes.NAMES, help="what runs a folder that export.py wrote")
-    add("--threads", type=number(int, 1), help="of --runtime (default: 1)")
-    return parser
 
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    if args.per_layer and args.runtime:
-        raise ValueError("--per_layer is of a checkpoint's weights: leave --runtime out")
-    if args.threads and not args.runtime:
-        raise ValueError("--threads is of --runtime; OMP_NUM_THREADS sets Paddle's own")
+    args = parse(argv)
     set_device(args.use_gpu)
     path = Path(args.pruned_model)
     weights = None if args.runtime else checkpoint.find_weights(path)
-    task, options, trained = trained_options(parser, argv, path if args.runtime else weights.parent)
+    task, options, trained = trained_options(parse, argv, path if args.runtime else weights.parent)
     if args.show:
         if not hasattr(task.Metric, "show"):
             raise ValueError("--show draws what a detector finds: it needs --data voc")

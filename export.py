@@ -11,7 +11,15 @@ what consists of the same operators. An export is run on random pictures before 
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
+
+from command_line import one_line_errors, start
+from options import parse_export
+
+parse = partial(parse_export, __doc__)
+if __name__ == "__main__":
+    start(parse)
+
 import os
 import re
 import subprocess
@@ -24,24 +32,10 @@ import paddle
 
 import checkpoint
 import runtimes
-from program import one_line_errors
-from tasks import add_common_options, trained_options
+from tasks import trained_options
 
 MOST_APART = 1e-4  # of the largest output
 OPSET = 13
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--pruned_model", default="models", metavar="PATH",
-        help="folder, prefix or .pdparams file (default: %(default)s)")  # fmt: skip
-    add("--format", choices=runtimes.NAMES, required=True)
-    add("--out", type=Path, required=True, metavar="DIR", help="may hold its other formats")
-    add_common_options(parser)
-    return parser
 
 
 class Leaky(paddle.nn.Layer):
@@ -131,11 +125,10 @@ def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    args = parse(argv)
     paddle.set_device("cpu")  # whose runtimes these are
     weights = checkpoint.find_weights(args.pruned_model)
-    task, options, trained = trained_options(parser, argv, weights.parent)
+    task, options, trained = trained_options(parse, argv, weights.parent)
     before = checkpoint.read_state(args.out)
     if before and "exported_from" not in before:
         raise ValueError(f"--out {args.out} holds a training; give another folder")

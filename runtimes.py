@@ -11,7 +11,6 @@ import paddle
 import checkpoint
 import sparse_runtime
 
-NAMES = ("paddle", "onnx", "sparse")
 ONNX, SPARSE = "model.onnx", "model-sparse.safetensors"
 PADDLE = "inference"
 

@@ -14,6 +14,15 @@ saved. Epochs count from 0, the batch size is per card, accuracies and sparsitie
 
 from __future__ import annotations
 
+from functools import partial
+
+from command_line import Stopped, one_line_errors, start
+from options import different_options, parse_training
+
+parse = partial(parse_training, __doc__)
+if __name__ == "__main__":
+    start(parse)
+
 import argparse
 import hashlib
 import json
@@ -37,19 +46,9 @@ from paddle.optimizer import lr
 from tqdm import tqdm
 
 import checkpoint
-from options import different_options, parse_args
-from program import (
-    Loader,
-    Stopped,
-    StopSignals,
-    evaluate,
-    listed,
-    one_line_errors,
-    set_device,
-    summarize,
-)
+from program import Loader, StopSignals, evaluate, listed, set_device, summarize
 from sampler import EpochBatchSampler
-from tasks import TASKS
+from tasks import TASKS, check_model
 from unstructured_pruner import (
     GMPUnstructuredPruner,
     UnstructuredPruner,
@@ -87,7 +86,10 @@ class Run:
 
 @one_line_errors
 def main(argv=None) -> None:
-    args = parse_args(argv, __doc__)
+    args = parse(argv)
+    check_model(args)
+    args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
+    args.classes = TASKS[args.data].class_names(args)
     set_device(args.use_gpu)
     if args.amp and paddle.get_device() == "cpu":
         raise ValueError("--amp needs a GPU")

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import paddle
 
 import checkpoint
+import export
 import runtimes
 import tasks
 from benchmarks import demo
-from export import make_parser
-from program import number, one_line_errors
+from command_line import number, one_line_errors
 
 DEMO = demo.ROOT / "models" / "demo" / "ratio-0.55"
 
@@ -33,7 +33,7 @@ def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, fl
     """Median seconds of one picture, by form."""
     weights = checkpoint.find_weights(checkpoint_path)
     argv = ["--format", "onnx", "--out", str(exports)]
-    task, options, _ = tasks.trained_options(make_parser(), argv, weights.parent)
+    task, options, _ = tasks.trained_options(export.parse, argv, weights.parent)
     model = task.make_model(options)
     checkpoint.load_weights(model, weights)
     model.eval()
