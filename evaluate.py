@@ -21,6 +21,7 @@ if __name__ == "__main__":
     start(parse)
 
 import json
+import math
 import os
 import sys
 import time
@@ -32,6 +33,19 @@ from program import Loader, evaluate, listed, set_device
 from sampler import EpochBatchSampler
 from tasks import trained_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
+
+
+def sparsity_by_layer(prunable: dict) -> list[dict]:
+    """The rows of sparsity_table() for JSON."""
+    return [
+        {
+            "name": name,
+            "shape": list(weight.shape),
+            "weights": math.prod(weight.shape),
+            "sparsity": sparsity({name: weight}),
+        }
+        for name, weight in prunable.items()
+    ]
 
 
 @one_line_errors
@@ -70,16 +84,16 @@ def main(argv=None) -> None:
         results["prunable_sparsity"] = sparsity(prunable)
         shown += "sparsity {sparsity:.4f} prunable {prunable_sparsity:.4f} ".format(**results)
     results["samples"] = tested["samples"]
-    if not args.json and hasattr(metric, "table"):
-        print(metric.table())
-    if args.per_layer:
-        print(sparsity_table(model, prunable))
-    images_a_second = results["samples"] / seconds
+    results["images_per_sec"] = round(tested["samples"] / seconds, 1)
     if args.json:
-        rate = {"images_per_second": round(images_a_second, 1)} if args.runtime else {}
-        print(json.dumps({**results, **rate}))
+        layers = {"layers": sparsity_by_layer(prunable)} if args.per_layer else {}
+        print(json.dumps({**results, **layers}))
     else:
-        print(f"{shown}samples {results['samples']} images/s {images_a_second:.1f}")
+        if hasattr(metric, "table"):
+            print(metric.table())
+        if args.per_layer:
+            print(sparsity_table(model, prunable))
+        print("{}samples {samples} images/s {images_per_sec}".format(shown, **results))
     if args.show:
         metric.show(args.show)
 

@@ -32,9 +32,12 @@ import paddle
 
 import checkpoint
 import runtimes
+from program import command, warn
 from tasks import trained_options
+from unstructured_pruner import prunable_parameters, sparsity
 
 MOST_APART = 1e-4  # of the largest output
+WORTHWHILE = 1 / 32  # sparsity that saves what the positions cost, a bit for a weight of 32
 OPSET = 13
 
 
@@ -136,6 +139,9 @@ def main(argv=None) -> None:
     checkpoint.load_weights(model, weights)
     model.eval()
     source = {"exported_from": checkpoint.sha256(weights)}
+    zeros = sparsity(prunable_parameters(model))
+    if args.format == "sparse" and zeros < WORTHWHILE:
+        warn(f"sparse gains nothing on a dense network: {zeros:.2%} of its weights are 0")
     if before and before["exported_from"] != source["exported_from"]:
         raise ValueError(
             f"--out {args.out} holds exports of another checkpoint; "
@@ -172,10 +178,12 @@ def main(argv=None) -> None:
     state = {"epoch": 0, "step": 0, "finished": True, "options": known, **source}
     checkpoint.write_state(args.out, state)
     dense = sum(4 * p.size for p in model.state_dict().values())
-    print(
-        f"{args.format}: {size} bytes, {size / dense:.1%} of the weights as dense float32; "
-        f"difference from the model on random pictures {apart:.1e}"
-    )
+    data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
+    runtime = ["--runtime", args.format, *data_dir]
+    print("wrote", *(args.out / name for name in runtimes.files(args.format, args.out)))
+    print(f"{size:,} bytes, {size / dense:.1%} of the weights as dense float32")
+    print(f"difference from the model on random pictures {apart:.1e}; to measure it:")
+    print(command("evaluate.py", "--pruned_model", args.out, *runtime))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
+import shutil
 import signal
 import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
@@ -58,6 +60,31 @@ class StopSignals:
         asked, self._asked = self._asked, paddle.to_tensor([self.received], dtype="int64")
         dist.all_reduce(self._asked, dist.ReduceOp.MAX)
         return 0 if asked is None else int(asked[0])
+
+
+def say(text: str, file=None) -> None:
+    """A line of rank 0, above the progress bars."""
+    if dist.get_rank() == 0:
+        tqdm.write(text, file=file)
+        (file or sys.stdout).flush()
+
+
+def warn(text: str) -> None:
+    say(f"{os.path.basename(sys.argv[0])}: warning: {text}", sys.stderr)
+
+
+def command(program: str, *options) -> str:
+    """A line for the shell that runs a program of this folder, from where the user is."""
+    python = os.path.basename(sys.executable)
+    if shutil.which(python) != sys.executable:
+        python = _seen_from_here(sys.executable)
+    path = _seen_from_here(os.path.join(os.path.dirname(__file__), program))
+    return shlex.join([python, path, *map(str, options)])
+
+
+def _seen_from_here(path: str) -> str:
+    here = os.path.join(os.getcwd(), "")
+    return path[len(here) :] if path.startswith(here) else path
 
 
 def gpu_there() -> bool:
@@ -187,8 +214,10 @@ def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dic
 
 
 def listed(values: dict, names: tuple[str, ...]) -> str:
-    """`loss 0.1234 top1 0.5000 `, of those that are there."""
-    return "".join(f"{name} {values[name]:.4f} " for name in names if values[name] is not None)
+    """`loss 0.123 top1 0.5000 `, of those that are there."""
+    digits = {"loss": 3}
+    there = [name for name in names if values[name] is not None]
+    return "".join(f"{name} {values[name]:.{digits.get(name, 4)}f} " for name in there)
 
 
 @paddle.no_grad()

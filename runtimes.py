@@ -10,7 +10,9 @@ import paddle
 
 import checkpoint
 import sparse_runtime
+from options import RUNTIMES
 
+NAMES = RUNTIMES
 ONNX, SPARSE = "model.onnx", "model-sparse.safetensors"
 PADDLE = "inference"
 

@@ -223,8 +223,8 @@ def started(folder, *options) -> subprocess.Popen:
          "--use_gpu", "false", "--log_period", "1", "--model_path", folder],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    for _ in range(2):
-        run.stdout.readline()
+    lines = (line for line in run.stdout if line.startswith("epoch "))
+    next(lines), next(lines)
     return run
 
 
