@@ -311,7 +311,11 @@ def _is_state(state) -> bool:
     scale = options.get("scale", 1)
     if type(scale) not in (int, float) or not 0.001 <= scale <= 1000:
         return False
-    if type(options.get("image_size")) not in (int, type(None)):
+    size = options.get("image_size")
+    if size is not None and (type(size) is not int or not 1 <= size <= 4096):
+        return False
+    names = options.get("classes")
+    if names is not None and not (type(names) is list and all(type(n) is str for n in names)):
         return False
     if type(ranks) is not int or ranks < 1 or not 1 <= options.get("num_classes", 1) < 1 << 24:
         return False
@@ -319,8 +323,15 @@ def _is_state(state) -> bool:
     return plain_names and state["epoch"] >= 0 and state["step"] >= 0
 
 
-def load_weights(model, path) -> None:
-    """Loads a .pdparams file into the model.
+def load_weights(model, path, make_other=None) -> list[str]:
+    """Loads a .pdparams or .safetensors file into the model.
+
+    Args:
+        make_other: makes this network for another number of classes. Where it is given and the
+            weights are for another number, those whose shapes follow from it are left as they are.
+
+    Returns:
+        the names of what was left as it was.
 
     Raises:
         ValueError: the file is no checkpoint, or its names and shapes are not the model's.
@@ -334,14 +345,24 @@ def load_weights(model, path) -> None:
         message = f"{path}: dropped {len(masks)} masks that PaddleSlim stored among the weights"
         print(message, file=sys.stderr)
     given = {name: value for name, value in given.items() if name not in masks}
+    if any(getattr(value, "dtype", None) == np.uint16 for value in given.values()):
+        raise _bfloat16(path)
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
+    unlike = {}
     for name in (name for name in wanted if name in given):
         value, shape = given[name], list(wanted[name].shape)
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             problems.append(f"{name} is not an array of floats")
         elif list(value.shape) != shape:
-            problems.append(f"{name} is {list(value.shape)}, the model's {shape}")
+            unlike[name] = f"{name} is {list(value.shape)}, the model's {shape}"
+    if unlike and not problems and make_other is not None:
+        if _differ_in_classes(given, wanted, make_other().state_dict()) == set(unlike):
+            given.update((name, wanted[name].numpy()) for name in unlike)
+        else:
+            problems = list(unlike.values())
+    else:
+        problems += unlike.values()
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise ValueError(
@@ -352,6 +373,22 @@ def load_weights(model, path) -> None:
     if odd:
         print(f"{path}: {', '.join(odd)}: there are NaN or infinite weights", file=sys.stderr)
     model.set_state_dict({n: paddle.to_tensor(v).astype(wanted[n].dtype) for n, v in given.items()})
+    return list(unlike)
+
+
+def _differ_in_classes(given: dict, wanted: dict, other: dict) -> set[str] | None:
+    """The names of `wanted` whose shapes follow the number of classes; they are others in `other`.
+
+    None where one of `given` differs from it along another axis.
+    """
+    names = {name for name in wanted if list(wanted[name].shape) != list(other[name].shape)}
+    for name in names:
+        shapes = given[name].shape, wanted[name].shape, other[name].shape
+        if len(given[name].shape) != len(wanted[name].shape):
+            return None
+        if any(a != b and b == c for a, b, c in zip(*shapes)):
+            return None
+    return names
 
 
 def load_training(folder, run) -> None:
@@ -431,9 +468,18 @@ def read_arrays(path: Path) -> dict:
             return load_file(path)
         return safe_pickle.load_paddle_state(path)
     except (SafetensorError, TypeError, AttributeError, KeyError) as error:  # a dtype not numpy's
+        if "bfloat16" in str(error):
+            raise _bfloat16(path) from None
         raise ValueError(f"{path}: {error}; it is damaged or no safetensors file") from None
     except ValueError as error:
         raise ValueError(f"{error}; it is damaged or no Paddle checkpoint: use another") from None
+
+
+def _bfloat16(path: Path) -> ValueError:  # numpy has no such dtype: Paddle gives it uint16
+    return ValueError(
+        f"{path} holds bfloat16 weights; save them as float32: "
+        "paddle.save({name: p.astype('float32') for name, p in model.state_dict().items()}, path)"
+    )
 
 
 def _names(model) -> dict[str, str]:

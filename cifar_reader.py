@@ -10,12 +10,14 @@ The workers of a DataLoader see the `epoch` of when they start: do not make them
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import socket
 import struct
 import tarfile
 import zlib  # before paddle: 2.6 crashes in zlib on some Pythons otherwise
+from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -26,7 +28,10 @@ from paddle.utils.download import get_path_from_url
 from paddle.vision.datasets import cifar, mnist
 
 import safe_pickle
+from readers import pictures
 
+UNPACKED = "cifar-10-batches-py"
+TRAIN, VAL = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]
 MAX_MEMBER = 64 << 20  # bytes; a batch of CIFAR-10 has 31 million
 MAX_ARCHIVE = 256 << 20  # bytes unpacked; all of CIFAR-10 has 186 million
 MAX_HEADER = 1 << 20  # bytes between two members: long names and the like, of which it has none
@@ -43,6 +48,7 @@ class _SmallImages(paddle.io.Dataset):
         data_dir: folder of the data set's files; None for `default_dir`.
         mode: "train" (augmented) or "val".
         seed: of the augmentation, at least 0.
+        image_size: side of the pictures that are given, enlarged from 32.
 
     Raises:
         ValueError: a file is damaged or holds something else; the message names it.
@@ -50,7 +56,6 @@ class _SmallImages(paddle.io.Dataset):
     """
 
     num_classes = 10
-    image_size = 32
     default_dir: str | None = None
     train_files: tuple = ()  # (URL, MD5) of each
     val_files: tuple = ()
@@ -59,21 +64,24 @@ class _SmallImages(paddle.io.Dataset):
     std: tuple = (0.5,)
     pad, flip = 4, True  # how far a training image is shifted, and whether it may be mirrored
 
-    def __init__(self, data_dir, mode: str, seed: int = 0):
+    def __init__(self, data_dir, mode: str, seed: int = 0, image_size: int = 32):
         super().__init__()
         if mode not in ("train", "val"):
             raise ValueError(f"mode must be train or val, got {mode!r}")
-        self.mode, self.seed, self.epoch = mode, seed, 0
+        self.mode, self.seed, self.image_size, self.epoch = mode, seed, image_size, 0
         files = self.train_files if mode == "train" else self.val_files
-        paths = [_fetch(data_dir or self.default_dir, *file) for file in files]
+        paths = self._paths(data_dir or self.default_dir, files)
         try:
             images, labels = self._read(paths, mode)
         except DAMAGE as error:
             if not paths:
                 raise
-            hint = "move away what is damaged, and it is downloaded again"
+            hint = _advice(paths, [md5 for _, md5 in files])
             raise ValueError(f"{' and '.join(paths)}: {error}; {hint}") from None
         self.images, self.labels = images, np.asarray(labels, np.int64)  # [N, 1 or 3, 32, 32], [N]
+
+    def _paths(self, folder, files) -> list[str]:
+        return [_fetch(folder, *file) for file in files]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,20 +93,37 @@ class _SmallImages(paddle.io.Dataset):
             image = pad_crop_flip(image, self.pad, self.flip, rng)
         mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
         image = (image.astype(np.float32) / self.white - mean) / std
-        return np.ascontiguousarray(np.broadcast_to(image, (3, 32, 32))), self.labels[index]
+        image = np.broadcast_to(image, (3, 32, 32))
+        if self.image_size != 32:
+            side = self.image_size
+            image = pictures.resize(np.ascontiguousarray(image.transpose(1, 2, 0)), side, side)
+            image = image.transpose(2, 0, 1)
+        return np.ascontiguousarray(image), self.labels[index]
 
 
 class Cifar10(_SmallImages):
-    """`data_dir/cifar-10-python.tar.gz`, downloaded where missing; 50,000 train, 10,000 val."""
+    """`data_dir/cifar-10-python.tar.gz`, or the same unpacked; 50,000 train, 10,000 val.
+
+    Without the archive `data_dir/cifar-10-batches-py/` is read, or data_dir itself if that is this
+    folder; with neither the archive is downloaded. It wins over a folder, as it has a checksum.
+    To read the training pictures takes 1.3 s (unpacked 0.5 s) and 350 MB, of which 150 MB stay.
+    """
 
     default_dir = "data"
     train_files = val_files = ((cifar.CIFAR10_URL, cifar.CIFAR10_MD5),)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
+    def _paths(self, folder, files):
+        if not os.path.exists(os.path.join(folder, os.path.basename(cifar.CIFAR10_URL))):
+            for place in (os.path.join(folder, UNPACKED), folder):
+                if any(os.path.lexists(os.path.join(place, name)) for name in (*TRAIN, *VAL)):
+                    return [os.fspath(place)]
+        return super()._paths(folder, files)
+
     @staticmethod
     def _read(paths, mode):
-        names = [f"data_batch_{i}" for i in range(1, 6)] if mode == "train" else ["test_batch"]
-        batches = _read_archive(paths[0], [f"cifar-10-batches-py/{name}" for name in names])
+        read = _read_folder if os.path.isdir(paths[0]) else _read_archive
+        batches = read(paths[0], TRAIN if mode == "train" else VAL)
         images, labels = (np.concatenate(parts) for parts in zip(*batches))
         return images.reshape(-1, 3, 32, 32), labels
 
@@ -124,10 +149,11 @@ class FashionMNIST(_SmallImages):
                 _read_to_end(_Bounded(file, limit))
         read = mnist.FashionMNIST(*paths, backend="cv2")
         labels = np.concatenate(read.labels)
-        images = np.stack(read.images).reshape(len(labels), 28, 28)
+        images = np.stack([pixels.astype(np.uint8) for pixels in read.images])
+        images = images.reshape(len(labels), 28, 28)
         if labels.max() > 9:
             raise ValueError(f"label {labels.max()} is above 9")
-        return _enlarge(images.astype(np.uint8)), labels
+        return _enlarge(images), labels
 
 
 class Digits(_SmallImages):
@@ -183,8 +209,40 @@ def _fetch(folder, url: str, md5: str) -> str:
     return path
 
 
+def _advice(paths: list[str], md5s: list[str]) -> str:
+    """What helps against damage. To download again what is as published would not."""
+    if os.path.isdir(paths[0]):
+        return "unpack the archive again, or move the folder away, and the archive is downloaded"
+    others = [os.path.basename(p) for p, md5 in zip(paths, md5s) if _md5(p) != md5]
+    if not others:
+        return "its MD5 is that of the published file: keep it, and report this as a fault here"
+    names = " and ".join(others)
+    return f"move away what is not as published, by its MD5 ({names}), and it is downloaded again"
+
+
+def _md5(path: str) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        for _ in range(MAX_ARCHIVE >> 20):
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()
+
+
+def _read_folder(folder: str, names: list[str]) -> list[tuple[np.ndarray, list[int]]]:
+    """The batches of these names, unpacked."""
+    batches = []
+    for name in names:
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path):  # to open a pipe would wait for ever
+            raise ValueError(f"it has no file {name}")
+        with open(path, "rb") as file:
+            batches.append(_read_batch(name, file, os.path.getsize(path)))
+    return batches
+
+
 def _read_archive(path: str, names: list[str]) -> list[tuple[np.ndarray, list[int]]]:
     """The batches of these names. Nothing is written to disk, whatever else the archive holds."""
+    names = [f"{UNPACKED}/{name}" for name in names]
     batches = {}
     with gzip.open(path) as file:
         unpacked = _Bounded(file, MAX_ARCHIVE)
@@ -193,13 +251,13 @@ def _read_archive(path: str, names: list[str]) -> list[tuple[np.ndarray, list[in
             for count, member in enumerate(archive, 1):
                 if count > MAX_MEMBERS:
                     raise ValueError(f"it has more than {MAX_MEMBERS} members")
+                # Before the content is read: it lies before this offset, where the next one begins.
+                unpacked.stop = archive.offset + MAX_HEADER
                 if member.name in names and member.isreg():
-                    if member.size > MAX_MEMBER:
-                        raise ValueError(f"{member.name} has {member.size:,} bytes")
                     if member.name in batches:
                         raise ValueError(f"it has {member.name} twice")
-                    batches[member.name] = _read_batch(archive.extractfile(member).read())
-                unpacked.stop = archive.offset + MAX_HEADER  # offset: where the next one begins
+                    content = archive.extractfile(member)
+                    batches[member.name] = _read_batch(member.name, content, member.size)
         unpacked.stop = MAX_ARCHIVE
         _read_to_end(unpacked)
     for name in names:
@@ -230,14 +288,19 @@ def _read_to_end(file: _Bounded) -> None:
         pass
 
 
-def _read_batch(raw: bytes) -> tuple[np.ndarray, list[int]]:
+def _read_batch(name: str, file: BinaryIO, size: int) -> tuple[np.ndarray, list[int]]:
     """Pixels, uint8 [N, 3072], and N labels from a pickled batch."""
-    batch = safe_pickle.load(io.BytesIO(raw), encoding="bytes")
+    if size > MAX_MEMBER:
+        raise ValueError(f"{name} has {size:,} bytes")
+    try:
+        batch = safe_pickle.load(io.BytesIO(file.read()), encoding="bytes")
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     data, labels = (batch.get(key) if type(batch) is dict else None for key in (b"data", b"labels"))
     if type(data) is not np.ndarray or data.dtype != np.uint8 or data.shape[1:] != (3072,):
-        raise ValueError("a batch without uint8 pixels of shape [N, 3072]")
+        raise ValueError(f"{name} has no uint8 pixels of shape [N, 3072]")
     if type(labels) is not list or len(labels) != len(data) or not labels:
-        raise ValueError("a batch without one label for each image")
+        raise ValueError(f"{name} has not one label for each image")
     if not all(type(label) is int and 0 <= label <= 9 for label in labels):
-        raise ValueError("a label that is none of 0 to 9")
+        raise ValueError(f"{name} has a label that is none of 0 to 9")
     return data, labels

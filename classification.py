@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 import paddle.nn.functional as F
 from paddle.vision import models
 
 from cifar_reader import Cifar10, Digits, FashionMNIST
-from imagenet_reader import ImageNetDataset
 from program import build, summarize
 
 # The number of classes by data set.
@@ -26,24 +27,53 @@ def num_classes(options) -> int:
     return DATA[options.data]
 
 
-def class_names(options) -> None:
-    """Classes are numbers here."""
-
-
 def input_shape(options) -> tuple[int, int, int]:
-    return (3, 224, 224) if options.data == "imagenet" else (3, 32, 32)
+    side = options.image_size or (224 if options.data == "imagenet" else 32)
+    return (3, side, side)
 
 
 def make_dataset(options, mode: str):
     """A data set by its name; mode is 'train' or 'val'. Setting its `epoch` varies augmentation."""
     name, data_dir = options.data, options.data_dir
     if name == "imagenet":
-        folder = data_dir or "data/ILSVRC2012"
-        return ImageNetDataset(folder, mode, num_classes=options.num_classes, seed=options.seed)
+        return make_imagenet(options, mode)
     if options.num_classes < DATA[name]:
         raise ValueError(f"{name} has {DATA[name]} classes, --num_classes {options.num_classes}")
     small = {"cifar10": Cifar10, "fashion_mnist": FashionMNIST, "digits": Digits}
-    return small[name](data_dir, mode, seed=options.seed)
+    size = input_shape(options)[1]
+    return small[name](data_dir, mode, seed=options.seed, image_size=size)
+
+
+def make_imagenet(options, mode: str):
+    """What imagenet_reader.py reads, which may be a user's own. Says if its classes are not the
+    network's.
+
+    Raises:
+        ValueError: --image_size is given, and it reads one size only.
+    """
+    from imagenet_reader import ImageNetDataset  # not before: a user may be rewriting it
+
+    takes = inspect.signature(ImageNetDataset).parameters
+    more = {}
+    if options.image_size:
+        if "image_size" not in takes:
+            raise ValueError(
+                "--image_size: the ImageNetDataset of imagenet_reader.py has no argument image_size"
+            )
+        more["image_size"] = options.image_size
+    if options.classes and "classes" in takes:
+        more["classes"] = options.classes
+    folder, outputs = options.data_dir or "data/ILSVRC2012", options.num_classes
+    dataset = ImageNetDataset(folder, mode, num_classes=outputs, seed=options.seed, **more)
+    labels = getattr(dataset, "labels", None)
+    found = len(np.unique(labels)) if isinstance(labels, np.ndarray) else outputs
+    if mode == "train" and found != outputs and dist.get_rank() == 0:
+        print(
+            f"{folder}: {found} classes in the training data, {outputs} outputs of the network "
+            "(--num_classes)",
+            file=sys.stderr,
+        )
+    return dataset
 
 
 def make_model(options, pretrained: bool = False):

@@ -24,11 +24,7 @@ SHOWN_SCORE, SHOWN_PICTURES = 0.3, 100  # which detections are drawn, and how ma
 
 
 def num_classes(options) -> int:
-    return len(class_names(options))
-
-
-def class_names(options) -> list[str]:
-    return read_classes(folder(options))
+    return len(read_classes(folder(options)))
 
 
 def input_shape(options) -> tuple[int, int, int]:

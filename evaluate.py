@@ -29,7 +29,7 @@ from pathlib import Path
 
 import checkpoint
 import runtimes
-from program import Loader, evaluate, listed, set_device
+from program import Loader, class_names, evaluate, listed, set_device, shortened
 from sampler import EpochBatchSampler
 from tasks import trained_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
@@ -48,6 +48,24 @@ def sparsity_by_layer(prunable: dict) -> list[dict]:
     ]
 
 
+def check_classes(names: list[str] | None, trained: dict) -> None:
+    """Whether labels mean the same as in the training.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if names is None or "classes" not in trained:
+        return
+    if trained["classes"] is None:
+        print("the labels are the folders in sorted order: in training a list gave them",
+              file=sys.stderr)  # fmt: skip
+    elif trained["classes"] != names:
+        raise ValueError(
+            f"trained on the classes {shortened(trained['classes'])}, the data set has "
+            f"{shortened(names)}"
+        )
+
+
 @one_line_errors
 def main(argv=None) -> None:
     args = parse(argv)
@@ -62,15 +80,13 @@ def main(argv=None) -> None:
             os.makedirs(args.show, exist_ok=True)
         except OSError as error:
             raise ValueError(f"cannot draw into --show {args.show}: {error.strerror}") from None
-    classes = task.class_names(options)
-    if trained.get("classes", classes) != classes:
-        raise ValueError(f"trained on the classes {trained['classes']}, the data set has {classes}")
     if args.runtime:
         model = runtimes.load(args.runtime, path, args.batch_size, args.threads or 1)
     else:
         model = task.make_model(options)
         checkpoint.load_weights(model, weights)
     dataset = task.make_dataset(options, "val")
+    check_classes(class_names(dataset), trained)
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
     metric = task.Metric(dataset)
     started = time.perf_counter()

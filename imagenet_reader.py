@@ -1,7 +1,12 @@
-"""ImageNet, or any folder of pictures with a list of labels, as a paddle.io.Dataset.
+"""ImageNet, or pictures of yours in classes, as a paddle.io.Dataset.
 
     data_dir/train_list.txt     one picture a line: `relative/path label`; the path may hold blanks
     data_dir/val_list.txt       the same; labels are 0 .. num_classes - 1
+
+or, where there is no such list, a folder a class, labelled in the order of their sorted names:
+
+    data_dir/train/<class>/*.jpg
+    data_dir/val/<class>/*.jpg
 
     dataset = ImageNetDataset("data/ILSVRC2012", "train")
     for epoch in range(120):
@@ -9,74 +14,85 @@
         for images, labels in paddle.io.DataLoader(dataset, batch_size=64, num_workers=16):
             ...  # float32 [64, 3, 224, 224], int64 [64]
 
-For a data set of yours write two such lists, or rewrite this file: what the programs use is
-`ImageNetDataset(data_dir, mode, num_classes=, seed=)`, `len(dataset)`, `dataset[i]` and `epoch`.
+For anything else rewrite this file: nothing but `--data imagenet` imports it. What the programs use
+is `ImageNetDataset(data_dir, mode, num_classes=, seed=)` with mode 'train' or 'val',
+`len(dataset)`, `dataset[i]`, which is (float32 [3, 224, 224], label), and `epoch`, which is set
+before each. Only if they are there: the argument `image_size=` (without it there is no
+`--image_size`), and the argument and attribute `classes`, names that are kept with a checkpoint.
 
-`python benchmarks/reader.py` measures the speed. JPEGs are decoded by simplejpeg, everything is
-resized by OpenCV, and Pillow reads the rest: one of ImageNet's .JPEGs is a PNG.
+`python benchmarks/reader.py` measures the speed.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
-import stat
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
-import cv2
 import numpy as np
 import paddle
-import simplejpeg
-from PIL import Image, UnidentifiedImageError
 
-MEAN = np.float32([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # of ImageNet's RGB, in 0..1
-STD = np.float32([0.229, 0.224, 0.225]).reshape(3, 1, 1)
-AREA = (0.08, 1.0)  # of a random crop, as a part of the picture's (Szegedy et al., 2014)
-RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
-MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB of RGB
-MAX_BYTES = 256 << 20  # of a picture's file
+from readers.pictures import (
+    center_crop,
+    decode,
+    normalize,
+    open_file,
+    random_crop,
+    random_flip,
+    read_file,
+    resize_short,
+)
+
 MAX_LINE = 8192  # bytes of a list's line; a path of Linux has 4096
-MAX_SCANNED = 20 * MAX_PIXELS  # pixels by scans of a JPEG; a progressive one has about 10
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # the rest of Pillow's stay shut
+MAX_IMAGE_SIZE = 4096
+ENDS = tuple(b".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())  # of a picture
 
 
 class ImageNetDataset(paddle.io.Dataset):
-    """Item i is (image, label): normalised float32 [3, crop_size, crop_size], int64.
+    """Item i is (image, label): normalised float32 [3, image_size, image_size], int64.
 
     'train': a random part of the picture, resized, and one in two mirrored, as a function of
     (seed, epoch, i) alone. Set `epoch` before the loader is iterated: its workers hold a copy.
-    'val': the short side resized to `resize_size`, then the middle square.
+    'val': the short side resized to image_size * 256 / 224, then the middle square.
 
-    Raises ValueError or FileNotFoundError: here if anything is wrong in the list, from an item if
-    its picture is missing, cut short, too large or not a picture.
+    `classes` gives the order of the folders' names; without it they are sorted, those of train/
+    where there is one. The attribute of this name is None where a list gives the labels.
+
+    Raises ValueError or FileNotFoundError: here if anything is wrong in the list or the folders,
+    from an item if its picture is missing, cut short, too large or not a picture.
     """
 
     def __init__(
         self,
         data_dir: str | os.PathLike,
         mode: str,
-        crop_size: int = 224,
-        resize_size: int = 256,
+        image_size: int = 224,
         num_classes: int = 1000,
         seed: int = 0,
+        classes: list[str] | None = None,
     ):
         if mode not in ("train", "val"):
             raise ValueError(f"mode must be 'train' or 'val', got {mode!r}")
-        if not 1 <= crop_size <= resize_size:
-            raise ValueError(f"crop_size must be in 1..resize_size={resize_size}, got {crop_size}")
+        if not 1 <= image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size must be in 1..{MAX_IMAGE_SIZE}, got {image_size}")
         if not os.path.isdir(data_dir):
             raise FileNotFoundError(f"there is no data folder {data_dir}; give another --data_dir")
         self.data_dir = os.fspath(data_dir)
-        self.list_file = os.path.join(self.data_dir, f"{mode}_list.txt")
         self.mode = mode
-        self.image_size = crop_size
-        self.resize_size = resize_size
+        self.image_size = image_size
         self.num_classes = num_classes
         self.seed = seed
         self.epoch = 0
-        self.paths, self.labels, self.lines = read_list(self.list_file, num_classes)
+        lists = [os.path.join(self.data_dir, f"{each}_list.txt") for each in ("train", "val")]
+        self.list_file = lists[mode == "val"]
+        if any(map(os.path.exists, lists)):
+            self.classes = None
+            self.paths, self.labels, self.lines = read_list(self.list_file, num_classes)
+        else:
+            self.classes = classes or class_folders(self.data_dir)
+            self.lines = None
+            self.paths, self.labels = read_folders(self.data_dir, mode, self.classes, num_classes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,15 +102,77 @@ class ImageNetDataset(paddle.io.Dataset):
         try:
             pixels = decode(read_file(path), fast=self.mode == "train")
         except (FileNotFoundError, ValueError) as error:
-            hint = f"replace the picture or delete line {self.lines[index]} of {self.list_file}"
+            hint = "replace or delete the picture"
+            if self.lines is not None:
+                line = self.lines[index]
+                hint = f"replace the picture or delete line {line} of {self.list_file}"
             shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
             raise type(error)(f"{shown}: {error}; {hint}") from None
         if self.mode == "train":
             rng = np.random.default_rng((self.seed, self.epoch, index % len(self)))
             pixels = random_flip(random_crop(pixels, self.image_size, rng), rng)
         else:
-            pixels = center_crop(resize_short(pixels, self.resize_size), self.image_size)
+            short_side = round(self.image_size * 256 / 224)
+            pixels = center_crop(resize_short(pixels, short_side), self.image_size)
         return normalize(pixels), self.labels[index]
+
+
+def class_folders(data_dir: str) -> list[str]:
+    """The classes that a data folder has, sorted: the folders in its train/, or else in its val/.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for split in (os.path.join(data_dir, mode) for mode in ("train", "val")):
+        if os.path.isdir(split):
+            return folders_in(split)
+    raise FileNotFoundError(
+        f"{data_dir} has no train_list.txt or val_list.txt with lines of `relative/path label`, "
+        "and no train/ or val/ with a folder a class"
+    )
+
+
+def folders_in(split: str) -> list[str]:
+    with os.scandir(split) as entries:  # hidden: .ipynb_checkpoints and the like
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise FileNotFoundError(f"{split} has no folder a class")
+    return names
+
+
+def read_folders(
+    data_dir: str, mode: str, classes: list[str], num_classes: int
+) -> tuple[Names, np.ndarray]:
+    """Path (bytes) and label (int64) of every picture in mode/<class>/ and the folders below."""
+    if len(classes) > num_classes:
+        raise ValueError(
+            f"{data_dir} has {len(classes)} classes, more than {num_classes}; "
+            f"give --num_classes {len(classes)}"
+        )
+    split = os.path.join(data_dir, mode)
+    if not os.path.isdir(split):
+        raise FileNotFoundError(f"there is no {split} with a folder a class")
+    labels_of = {name: label for label, name in enumerate(classes)}
+    paths, labels = [], []
+    for name in folders_in(split):
+        if name not in labels_of:
+            there = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
+            raise ValueError(f"{split}/{name} is none of the {len(classes)} classes {there}")
+        before = len(paths)
+        for folder, below, files in os.walk(os.fsencode(os.path.join(split, name))):
+            below[:] = sorted(each for each in below if not each.startswith(b"."))
+            relative = os.path.relpath(folder, os.fsencode(data_dir))
+            paths += [
+                os.path.join(relative, file)
+                for file in sorted(files)
+                if file.lower().endswith(ENDS) and not file.startswith(b".")
+            ]
+        if len(paths) == before and mode == "train":
+            raise ValueError(f"{split}/{name} holds no picture; put some there or remove it")
+        labels += [labels_of[name]] * (len(paths) - before)
+    if not paths:
+        raise ValueError(f"the folders in {split} hold no picture")
+    return Names(paths), np.array(labels, np.int64)
 
 
 def read_list(list_file: str, num_classes: int) -> tuple[Names, np.ndarray, np.ndarray]:
@@ -145,127 +223,3 @@ class Names:
 
     def __getitem__(self, index: int) -> bytes:
         return self.text[self.ends[index] - self.lengths[index] : self.ends[index]]
-
-
-def open_file(path: str) -> io.BufferedReader:
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe, or zeros without end
-            raise FileNotFoundError("not a file")
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise FileNotFoundError(getattr(error, "strerror", None) or str(error)) from None
-
-
-def read_file(path: str) -> bytes:
-    with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise ValueError(f"{size:,} bytes are too much, at most {MAX_BYTES:,} are read")
-        return file.read()
-
-
-def decode(data: bytes, fast: bool = False) -> np.ndarray:
-    """The RGB pixels of a picture, uint8 [H, W, 3]; ordinary JPEGs by simplejpeg.
-
-    `fast` saves a tenth of their time and puts a pixel off by 1 or 2 of 255 on the average.
-    """
-    if not data:
-        raise ValueError("the file is empty")
-    try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return decode_with_pillow(data)
-    check_size(height, width)
-    scans = data.count(b"\xff\xda")
-    if height * width * scans > MAX_SCANNED:
-        raise ValueError(f"{scans} scans are too many for {width} x {height}")
-    try:
-        return simplejpeg.decode_jpeg(data, fastdct=fast, fastupsample=fast, strict=True)
-    except ValueError as error:
-        # A part is missing, which Pillow fills with grey without a word if an end mark follows.
-        if "premature end" in str(error).lower():
-            raise
-        # Other complaints (stray bytes before a marker, ...) are mostly harmless, and Pillow knows.
-        return decode_with_pillow(data)
-
-
-def decode_with_pillow(data: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(image.height, image.width)
-            if image.mode.startswith("I"):  # 16-bit grey, which convert() cuts off at 255
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
-            elif image.mode == "P":
-                image = image.convert("RGBA")  # no warning then if some colour is transparent
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(f"not a picture in one of the formats {', '.join(FORMATS)}") from None
-    except Exception as error:  # Pillow raises nearly anything on a broken file
-        raise ValueError(f"not a readable picture ({error})") from None
-
-
-def check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} is too large, at most {MAX_PIXELS} pixels are read")
-
-
-def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear and, where it shrinks, antialiased: the mean of k x k samples makes a pixel.
-
-    Samples at most 1.25 pixels apart miss none. As close to Pillow's antialiased resize as OpenCV's
-    INTER_AREA is, in a third of its time.
-    """
-    cv2.setNumThreads(0)  # the loader's workers are the parallelism; it costs nothing to repeat
-    step = max(pixels.shape[0] / height, pixels.shape[1] / width)
-    k = max(1, math.ceil(step / 1.25))
-    pixels = cv2.resize(pixels, (k * width, k * height), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if k > 1 else pixels
-
-
-def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a part of a picture, its area and ratio in AREA and RATIO."""
-    for _ in range(10):
-        area = height * width * rng.uniform(*AREA)
-        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-        if 0 < h <= height and 0 < w <= width:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    # A long strip, where hardly anything fits: the largest such part in the middle.
-    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def random_crop(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    top, left, height, width = random_box(*pixels.shape[:2], rng)
-    return resize(pixels[top : top + height, left : left + width], size, size)
-
-
-def random_flip(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return cv2.flip(pixels, 1) if rng.random() < 0.5 else pixels
-
-
-def resize_short(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize the short side to `size`; of the long one, at most twice the short one is kept.
-
-    Only the middle square is wanted, and 60000 x 1 pixels would become 15 million x 256.
-    """
-    height, width = pixels.shape[:2]
-    y, x = max(0, (height - 2 * width) // 2), max(0, (width - 2 * height) // 2)
-    pixels = pixels[y : height - y, x : width - x]
-    height, width = pixels.shape[:2]
-    scale = size / min(height, width)
-    return resize(pixels, round(height * scale), round(width * scale))
-
-
-def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
-    return pixels[top : top + size, left : left + size]
-
-
-def normalize(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] to float32 [3, H, W]."""
-    image = np.stack(cv2.split(pixels)).astype(np.float32)
-    image *= 1 / (255 * STD)
-    image -= MEAN / STD
-    return image

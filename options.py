@@ -14,7 +14,6 @@ PRETRAINED = ["cifar10", "imagenet", "voc"]  # a training starts from ImageNet w
 # Options of some data sets alone.
 OWN_OPTIONS = {
     "data_dir": ["cifar10", "imagenet", "fashion_mnist", "voc"],
-    "image_size": ["voc"],
     "train_sizes": ["voc"],
     "augmentation": ["voc"],
     "mixup_epochs": ["voc"],
@@ -63,8 +62,9 @@ def add_network_options(parser: Parser, saved: bool = False) -> None:
         help=f"its width (default: {first}%(default)s)")
     add("--num_classes", type=number(int, 1),
         help=f"number of classes (default: {first}the data set's)")
-    add("--image_size", type=input_size,
-        help=f"voc: side of a test's pictures (default: {first}416)")
+    add("--image_size", type=number(int, 1, 4096), metavar="N",
+        help="side of the pictures; voc: of a test's "
+        f"(default: {first}imagenet 224, voc 416, others 32)")
     # fmt: on
 
 
@@ -78,7 +78,7 @@ def add_device_options(parser: Parser) -> None:
 
 
 def input_size(text: str) -> int:
-    """An argparse type."""
+    """An argparse type: a side of pictures that YOLOv3 takes."""
     size = number(int, 32, 4096)(text)
     if size % 32:
         raise argparse.ArgumentTypeError(f"must be a multiple of 32, got {size}")
@@ -104,6 +104,8 @@ def parse(parser: Parser, argv, data: str | None) -> argparse.Namespace:
     if (args.model in DETECTORS) != (data == "voc"):
         fitting = ["voc"] if args.model in DETECTORS else [name for name in DATA if name != "voc"]
         parser.error(f"--model {args.model} needs --data {' or '.join(fitting)}")
+    if data == "voc" and args.image_size % 32:
+        parser.error(f"--image_size must be a multiple of 32 for {data}, got {args.image_size}")
     return args
 
 
@@ -152,7 +154,8 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
     add("--tunning_epochs", type=number(int, 0), default=60,
         help="gmp: upstream's; all that follow the rise are at --ratio")
     add("--pruning_steps", type=number(int, 1), default=100, help="gmp: rises (%(default)s)")
-    add("--initial_ratio", type=number(float, 0, 1), default=0.15, help="gmp: first (%(default)s)")
+    add("--initial_ratio", type=number(float, 0, 1), help="gmp: first (default: 0.15, or what is "
+        "more the sparsity of the weights it starts from, then without --stable_epochs)")
     add("--static_masks", action="store_true",
         help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
     add("--pretrained_model", "--checkpoint", metavar="PATH",
@@ -190,6 +193,7 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
         if given:
             parser.error(f"{', '.join(given)}: {why}")
 
+    args.classes = None  # their names, where the data set has some
     if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
         parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
     if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
@@ -234,6 +238,7 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
         args.use_pretrained = (
             args.data in PRETRAINED and args.scale == 1 and not args.pretrained_model
         )
+    args.from_sparse = False  # train.py finds out; kept with the options for a resumed run
     return args
 
 

@@ -183,6 +183,18 @@ def _collate(samples: list) -> list[np.ndarray]:
     return [np.stack(column) for column in zip(*samples)]
 
 
+def class_names(dataset) -> list[str] | None:
+    """Its `classes`, in the order of the labels; None where classes are numbers."""
+    names = getattr(dataset, "classes", None)
+    return None if names is None else [str(name) for name in names]
+
+
+def shortened(names: list[str] | None) -> str:
+    if names is None or len(names) <= 20:
+        return str(names)
+    return f"{str(names[:20])[:-1]}, ...]"
+
+
 def build(make, name: str, scale: float, pretrained: bool):
     """What `make()` gives: a network of Paddle's, whose refusals become a line each.
 

@@ -19,7 +19,7 @@ _OPCODES = (  # left out: sets, classes, persistent ids, numbers as text, protoc
     "SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
     "EMPTY_DICT BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET"
 )
-_MAX_OPCODES = 2_000_000  # each may cost 100 bytes; a CIFAR-10 batch has 60,000, a tensor 50
+_MAX_OPCODES = 2_000_000  # each may cost 100 bytes; a CIFAR-10 batch has 30,000, a tensor 28
 _NUMBERS = "b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8 c8 c16"  # no objects, no records
 
 

@@ -1,8 +1,9 @@
 """What can be trained: a module each, behind the same doors. (options.py has their options.)
 
 - `DATA`, `MODELS`: names of its data sets and networks
-- `num_classes(options)`, `class_names(options)`: of the data set
-- `make_dataset`, `make_model`, `loss`; `input_shape(options)`: [C, H, W] of a test's picture
+- `num_classes(options)`: of the data set
+- `make_dataset`, `make_model`, `loss`; a data set may have `classes`, names in the order of labels
+- `input_shape(options)`: [C, H, W] of a test's picture
 - `counts`, `COUNTED`: what is counted at every step of training
 - `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best;
   a metric may have `table()` and `show(folder)`, for evaluate.py
@@ -52,7 +53,7 @@ def trained_options(parse, argv, folder) -> tuple:
         setattr(options, name, value if known is None else known)
     if "image_size" not in options.given and trained.get("image_size"):
         options.image_size = trained["image_size"]
-    options.seed = 0
+    options.classes, options.seed = trained.get("classes"), 0
     check_model(options)
     options.num_classes = options.num_classes or task.num_classes(options)
     return task, options, trained

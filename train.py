@@ -50,11 +50,13 @@ from program import (
     Loader,
     StopSignals,
     available_cores,
+    class_names,
     command,
     evaluate,
     listed,
     say,
     set_device,
+    shortened,
     summarize,
     warn,
 )
@@ -85,6 +87,8 @@ class Run:
     pruner: UnstructuredPruner | None
     train_loader: Loader
     val_loader: Loader
+    seed: int  # of order, augmentation and dropout
+    started_from: str | None  # what weights the training began with; None: random ones
     stop: StopSignals = field(default_factory=StopSignals)
     bar: tqdm | None = None
     waits: bool = False  # for pictures, which was said
@@ -94,6 +98,7 @@ class Run:
     totals: paddle.Tensor | None = None
     finite: paddle.Tensor | None = None
     step: int = 0  # steps of the whole training that are done
+    lost: dict[str, bool] = field(default_factory=dict)  # said of a weight -> of all its channels
 
     @property
     def batch(self) -> int:
@@ -106,7 +111,6 @@ def main(argv=None) -> None:
     args = parse(argv)
     check_model(args)
     args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
-    args.classes = TASKS[args.data].class_names(args)
     set_device(args.use_gpu)
     if args.amp and paddle.get_device() == "cpu":
         raise ValueError("--amp needs a GPU")
@@ -141,13 +145,19 @@ def set_up(args) -> Run | None:
         say(f"{folder} is the end of this training: nothing is left to do")
         return None
     task = TASKS[args.data]
+    started_from = resumed.get("started_from") if resumed else start_of(args)
+    seed = mixed_seed(args.seed, started_from)
     # What has to be downloaded comes after what can be checked here.
-    loaders = make_loaders(args) if args.use_pretrained else None
+    loaders = make_loaders(args, seed) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
     model = task.make_model(args, args.use_pretrained and not folder)
     if args.pretrained_model and not folder:
-        checkpoint.load_weights(model, checkpoint.find_weights(args.pretrained_model))
-    train_loader, val_loader = loaders or make_loaders(args)
+        load_pretrained(model, args)
+    train_loader, val_loader = loaders or make_loaders(args, seed)
+    if resumed:
+        check_same_classes(args, resumed, folder)
+    if args.pruning_strategy == "gmp" and args.initial_ratio is None:
+        start_gmp(args, model)
     pruner = make_pruner(args, model, len(train_loader))
     schedule = make_schedule(args, len(train_loader))
     opt = paddle.optimizer.Momentum(
@@ -157,7 +167,8 @@ def set_up(args) -> Run | None:
         weight_decay=paddle.regularizer.L2Decay(args.l2_decay),
     )
     scaler = paddle.amp.GradScaler(enable=args.amp)
-    run = Run(args, task, model, model, opt, schedule, scaler, pruner, train_loader, val_loader)
+    run = Run(args, task, model, model, opt, schedule, scaler, pruner, train_loader, val_loader,
+              seed, started_from)  # fmt: skip
     if resumed:
         go_on_from(run, resumed, folder)
         checkpoint.load_training(folder, run)
@@ -228,6 +239,38 @@ def pruned(run: Run) -> str:
     if args.pruning_strategy == "gmp":
         return f"{args.initial_ratio:.2%} rising to {args.ratio:.2%} {of}{how}"
     return f"{pruner.ratio:.2%} {of}{how}"
+
+
+def start_of(args) -> str | None:
+    """What a new training starts from: the SHA-256 of its weights, a name for Paddle's, or None."""
+    if args.pretrained_model:
+        return checkpoint.sha256(checkpoint.find_weights(args.pretrained_model))
+    return f"Paddle's {args.model}" if args.use_pretrained else None
+
+
+def mixed_seed(seed: int, started_from: str | None) -> int:
+    """The seed of order, augmentation and dropout: from random weights the user's own.
+
+    From trained weights another one: with the same one it would see the very batches again that
+    these weights were trained on, and learn them by heart.
+    """
+    if started_from is None:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {started_from}".encode()).digest()[:4], "big")
+
+
+def load_pretrained(model, args) -> None:
+    """--pretrained_model, but for the output layers where it has another number of classes."""
+    path = checkpoint.find_weights(args.pretrained_model)
+    other = argparse.Namespace(**{**vars(args), "num_classes": args.num_classes + 1})
+    left_out = checkpoint.load_weights(model, path, lambda: TASKS[args.data].make_model(other))
+    if left_out:
+        dense = " and dense" if args.static_masks else ""
+        say(
+            f"{path} is for another number of classes: {', '.join(left_out)} not loaded, but "
+            f"random{dense}",
+            sys.stderr,
+        )
 
 
 def go_on_from(run: Run, saved: dict, folder: Path) -> None:
@@ -445,7 +488,7 @@ def across_ranks(number: int) -> list[int]:
 
 def seed_step(run: Run) -> None:
     """Dropout depends on seed, step and rank, not on what ran before."""
-    mixed = np.random.SeedSequence((run.args.seed, run.step, dist.get_rank()))
+    mixed = np.random.SeedSequence((run.seed, run.step, dist.get_rank()))
     paddle.seed(int(mixed.generate_state(1)[0]))
 
 
@@ -459,6 +502,7 @@ def log(run: Run, batches: int, reading: float, started: float) -> None:
         f"{listed(result, run.task.COUNTED[:2])}lr {run.opt.get_lr():.3g} "
         f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f} {images / seconds:.0f} images/s"
     )
+    say_what_is_lost(run)
     if reading > seconds / 2 and not run.waits:
         run.waits = True
         warn(f"{reading / seconds:.0%} of the time is spent on reading pictures; see --num_workers")
@@ -485,6 +529,17 @@ def rises(losses: list[float]) -> bool:
     return any(np.mean(ten) > 1.5 * np.mean(losses[1:4]) for ten in tens)
 
 
+def say_what_is_lost(run: Run) -> None:
+    """Once a layer where output channels have no weight left, and once where none has one."""
+    for name, (lost, channels) in run.pruner.lost_channels().items() if run.pruner else ():
+        whole = lost == channels
+        if whole > run.lost.get(name, -1):
+            run.lost[name] = whole
+            short = name if len(name) <= 47 else f"...{name[-44:]}"  # a line of 100
+            where = "" if whole else f"{lost} of {channels} output channels of "
+            say(f"no weight is left in {where}{short}")
+
+
 def report(run: Run, record: dict) -> None:
     """A finished epoch: a line in metrics.jsonl and one to read."""
     with open(os.path.join(run.args.model_path, checkpoint.METRICS), "a") as metrics:
@@ -498,14 +553,20 @@ def report(run: Run, record: dict) -> None:
         f"sparsity {record['sparsity']:.4f}/{record['prunable_sparsity']:.4f} "
         f"{record['seconds']:.0f} s"
     )
+    say_what_is_lost(run)
     check_learning_rate(run)
 
 
-def make_loaders(args) -> tuple[Loader, Loader]:
+def make_loaders(args, seed: int) -> tuple[Loader, Loader]:
+    """Of training and test data; the names of their classes go into `args`."""
     ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
-    train_set, val_set = (TASKS[args.data].make_dataset(args, mode) for mode in ("train", "val"))
+    make_dataset, options = TASKS[args.data].make_dataset, argparse.Namespace(**vars(args))
+    options.seed = seed
+    train_set = make_dataset(options, "train")
+    args.classes = options.classes = class_names(train_set)
+    val_set = make_dataset(options, "val")
     train_batches = EpochBatchSampler(
-        len(train_set), args.batch_size, args.seed, **ranks, sizes=args.train_sizes
+        len(train_set), args.batch_size, seed, **ranks, sizes=args.train_sizes
     )
     val_batches = EpochBatchSampler(
         len(val_set), args.batch_size_for_validation, **ranks, shuffle=False, drop_last=False
@@ -530,15 +591,35 @@ def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
     return lr.LambdaDecay(args.lr, factor)
 
 
-def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
-    if args.pruning_mode == "none":
-        return None
-    options = {
+def start_gmp(args, model) -> None:
+    """Sets --initial_ratio to its default: at a ratio below the sparsity weights would come back.
+
+    (A trained dense network, too, has a few weights that are exactly 0.)
+    """
+    there = UnstructuredPruner(model, "ratio", ratio=args.ratio, **which_weights(args))
+    sparse = there.prunable_sparsity()
+    args.initial_ratio, args.from_sparse = 0.15, sparse >= 0.01
+    if args.from_sparse:
+        args.initial_ratio = min(max(0.15, sparse), there.ratio)
+        say(
+            f"the weights are {sparse:.2%} sparse: gmp starts at --initial_ratio "
+            f"{args.initial_ratio:.4g}, without stable epochs"
+        )
+
+
+def which_weights(args) -> dict:
+    return {
         "prune_params_type": args.prune_params_type,
         "local_sparsity": args.local_sparsity,
         "sparse_block": args.sparse_block,
         "distribution": args.distribution,
     }
+
+
+def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
+    if args.pruning_mode == "none":
+        return None
+    options = which_weights(args)
     if args.pruning_strategy == "base":
         return UnstructuredPruner(
             model,
@@ -549,7 +630,7 @@ def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
             **options,
         )
     configs = {
-        "stable_iterations": args.stable_epochs * steps_per_epoch,
+        "stable_iterations": 0 if args.from_sparse else args.stable_epochs * steps_per_epoch,
         "pruning_iterations": args.pruning_epochs * steps_per_epoch,
         "tunning_iterations": args.tunning_epochs * steps_per_epoch,
         "pruning_steps": args.pruning_steps,
@@ -578,17 +659,27 @@ def checkpoint_to_resume(args) -> Path | None:
                 "more"
             )
     saved = state["options"]
+    args.from_sparse = saved.get("from_sparse", False)
+    if args.initial_ratio is None:
+        args.initial_ratio = saved.get("initial_ratio")
     different = different_options(args, saved)
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
     if images != args.batch_size * dist.get_world_size():
         different.append(f"a global batch of {images}")
-    if saved.get("classes") != args.classes:
-        different.append(f"the classes {saved.get('classes')}")
     if different and not args.force:
         raise ValueError(
             f"{folder} was trained with {', '.join(different)}; give the same, or --force"
         )
     return folder
+
+
+def check_same_classes(args, resumed: dict, folder: Path) -> None:
+    names = resumed["options"].get("classes")
+    if names != args.classes and not args.force:
+        raise ValueError(
+            f"{folder} was trained with the classes {shortened(names)}, the data set has "
+            f"{shortened(args.classes)}; give the same data, or --force"
+        )
 
 
 def training_state(run: Run) -> dict:
@@ -605,6 +696,7 @@ def training_state(run: Run) -> dict:
         "step": run.step,
         "finished": False,
         "epoch_lr": run.epoch_lr,
+        "started_from": run.started_from,
         "totals": [total.tolist() for total in totals],
         "sparsity": UnstructuredPruner.total_sparse(run.model),
         "prunable_sparsity": sparsity(prunable_parameters(run.model)),

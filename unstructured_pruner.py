@@ -19,6 +19,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
+import operator
+import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
@@ -26,6 +29,7 @@ import paddle
 from paddle import nn
 
 import masking
+import moments
 import schedules
 
 NORMS = (
@@ -42,6 +46,7 @@ NORMS = (
     nn.LocalResponseNorm,
     nn.SpectralNorm,
 )
+TRANSPOSED = (nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose)
 
 
 class UnstructuredPruner:
@@ -49,7 +54,10 @@ class UnstructuredPruner:
 
     Args:
         model: any `paddle.nn.Layer`, also wrapped in `paddle.DataParallel`. Weights may be float16,
-            bfloat16, float32 or float64; a weight that two layers share is pruned once.
+            bfloat16, float32 or float64; a weight that two layers share is pruned once. Frozen
+            weights (stop_gradient) are pruned too, as by PaddleSlim; to skip them:
+            skip_params_func=lambda model: default_skip_params(model)
+            | {name for name, p in model.named_parameters() if p.stop_gradient}
         mode: 'threshold' keeps |w| >= `threshold`; 'ratio' prunes the `round(ratio * n)` smallest
             of all n prunable weights at every step (of equal magnitudes the first in parameter
             order), zeros included.
@@ -59,7 +67,11 @@ class UnstructuredPruner:
         skip_params_func: `f(model) -> names` not to prune, in place of the default (normalisation
             layers, and parameters of fewer than two dimensions) and of `prune_params_type`. A name
             is that of a parameter or a layer, structured ('conv1.weight', 'conv1') or Paddle's own
-            ('conv2d_0.w_0', 'conv2d_0'); a layer's name stands for all parameters in it.
+            ('conv2d_0.w_0', 'conv2d_0'); a layer's name stands for all parameters in it, a
+            full_name() for all copies of a layer, which share it. A name that means other
+            parameters as a structured name than as Paddle's own ('linear_1') is refused: Paddle
+            counts its names up in each process, so that a guess, or skipping both, would leave
+            other layers dense from run to run.
         local_sparsity: ratio mode prunes every parameter at `ratio`; the same as 'uniform' below.
         sparse_block: [m, n]: the m x n blocks of a weight, seen as a matrix [shape[0], the rest],
             are pruned or kept whole, by their mean magnitude. A ratio counts weights: as many
@@ -69,14 +81,20 @@ class UnstructuredPruner:
             a dict from shell patterns of structured names to ratios ({'features.*': 0.6}), in
             which case `ratio` becomes the ratio of them all.
         prune_period: new masks at every so many steps; weights are masked at every step.
-        optimizer: where given, its accumulators (momentum) of pruned weights are set to 0 as well,
-            and its float32 originals of 16-bit weights (multi_precision).
+        optimizer: where given, its moments (momentum) of pruned weights are set to 0 as well, and
+            its float32 originals of 16-bit weights (multi_precision). Step counters and learning
+            rates stay, so that kept weights move as without it. `moments.py` lists what is
+            cleared of which optimizer; Lamb, LBFGS and those that are not Paddle's are refused.
 
     A strategy of one's own overrides `scores()`, or as in PaddleSlim `mask_parameters()` and/or,
     in ratio mode, `update_threshold()`.
 
+    Layers replaced later, weight_norm() and the like need a new pruner: `step()` and `print()` say
+    so.
+
     Raises:
-        ValueError: an argument out of range, a name that is not in the model, nothing to prune.
+        ValueError: an argument out of range, a name that is not in the model or means two things,
+            nothing to prune, static-graph mode, a model that is no `paddle.nn.Layer`.
     """
 
     def __init__(
@@ -104,7 +122,7 @@ class UnstructuredPruner:
                 f"prune_params_type must be None or 'conv1x1_only', got {prune_params_type!r}"
             )
         block = list(sparse_block)
-        if len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
+        if len(block) != 2 or not all(_is_whole(n, 1) for n in block):
             raise ValueError(f"sparse_block must be two whole numbers > 0, got {sparse_block}")
         if not isinstance(distribution, dict) and distribution not in ("global", "uniform", "erk"):
             raise ValueError(
@@ -121,7 +139,7 @@ class UnstructuredPruner:
                 "a strategy's own update_threshold() sets one threshold for all: it cannot have "
                 "local_sparsity or a distribution"
             )
-        if not isinstance(prune_period, int) or prune_period < 1:
+        if not _is_whole(prune_period, 1):
             raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
         layers = _unwrap(model)
         if skip_params_func is None:
@@ -132,14 +150,17 @@ class UnstructuredPruner:
         self.threshold = threshold
         self.ratio = ratio
         self.local_sparsity = local_sparsity
-        self.sparse_block = block
+        self.sparse_block = [int(n) for n in block]
         self.distribution = "uniform" if local_sparsity else distribution
         self.prune_period = prune_period
         self.optimizer = optimizer
+        self._moments = () if optimizer is None else moments.moments_of(optimizer)
         self.thresholds: dict[str, float] = {}  # of each parameter, unless there is one for all
         self.iteration = 0  # steps taken
+        self._skip_params_func = skip_params_func
         self.skip_params = set(skip_params_func(layers))
         self._weights = prunable_parameters(layers, self.skip_params)
+        self._note_parts(layers)
         doubles = {str(weight.dtype).endswith("float64") for weight in self._weights.values()}
         one_threshold = mode == "ratio" and self.distribution == "global" and block == [1, 1]
         if len(doubles) > 1 and one_threshold:
@@ -153,7 +174,6 @@ class UnstructuredPruner:
         if isinstance(distribution, dict):
             self.ratio = self._mean_ratio(schedules.pattern_ratios(list(self.masks), distribution))
         self._static = False
-        self._owners: dict[str, str] = {}  # accumulator -> Paddle's name of its parameter
         self._scores: dict[
             str, paddle.Tensor | masking.Blocks
         ] = {}  # while a step looks for thresholds and masks
@@ -161,11 +181,51 @@ class UnstructuredPruner:
 
     @paddle.no_grad()
     def step(self) -> None:
-        """New masks from the current weights, applied. To be called after every `opt.step()`."""
-        if not self._static and self.iteration % self.prune_period == 0:
+        """New masks from the current weights, applied. To be called after every `opt.step()`.
+
+        Raises:
+            ValueError: the model has other prunable parameters than when the pruner was made.
+        """
+        self._check_parts()
+        if not self._static and self._new_masks_due():
             self._update_masks()
         self.iteration += 1
         self.update_params()
+
+    def _new_masks_due(self) -> bool:
+        return self.iteration % self.prune_period == 0
+
+    def _note_parts(self, layers: nn.Layer) -> None:
+        """What step() looks at: all layers that hold others, and those that hold the weights."""
+        weights = set(map(id, self._weights.values()))
+        self._holders: list[dict] = []
+        for layer in layers.sublayers(include_self=True):
+            if layer._sub_layers:
+                self._holders += [layer._sub_layers, layer._parameters]
+            elif not weights.isdisjoint(map(id, layer._parameters.values())):
+                self._holders.append(layer._parameters)
+        self._parts = self._parts_now()
+
+    def _parts_now(self) -> list:
+        return [part for holder in self._holders for part in holder.values()]
+
+    def _check_parts(self) -> None:
+        """Only where a layer holds other objects than before, all names are looked up again."""
+        now = self._parts_now()
+        if len(now) == len(self._parts) and all(map(operator.is_, now, self._parts)):
+            return
+        layers, before = _unwrap(self.model), self._weights
+        try:
+            now = prunable_parameters(layers, set(self._skip_params_func(layers)))
+            wrong = _listed(n for n in {**before, **now} if before.get(n) is not now.get(n))
+        except ValueError as error:  # a skipped name is gone
+            wrong = str(error)
+        if wrong:
+            raise ValueError(
+                f"the model has other weights than when the pruner was made ({wrong}): make a new "
+                "pruner after replacing layers or parameters"
+            )
+        self._note_parts(layers)
 
     def _update_masks(self) -> None:
         self.thresholds, self._ties, self._scores = {}, {}, self._all_scores()
@@ -248,22 +308,8 @@ class UnstructuredPruner:
             else:
                 masking.zero_masked(weight, self.masks[name])
         if self.optimizer is not None:
-            self._zero_accumulators()
-
-    def _zero_accumulators(self) -> None:
-        masks = {weight.name: self.masks[name] for name, weight in self._weights.items()}
-        state = self.optimizer.state_dict()
-        unknown = [key for key in state if key not in self._owners]
-        names = [p.name for p in _unwrap(self.model).parameters()] if unknown else []
-        for key in unknown:  # 'w_b_velocity_0' belongs to 'w_b', not to 'w'
-            owners = (name for name in names if key.startswith(f"{name}_"))
-            self._owners[key] = max(owners, key=len, default="")
-        owned = [(masks.get(self._owners[key]), value) for key, value in state.items()]
-        # The float32 originals of 16-bit weights, from which these are made anew.
-        owned += [(masks.get(k), value) for k, value in state.get("master_weights", {}).items()]
-        for mask, value in owned:
-            if mask is not None and list(value.shape) == list(mask.shape):
-                masking.zero_masked(value, mask)
+            masks = {weight.name: self.masks[name] for name, weight in self._weights.items()}
+            moments.clear(self.optimizer, self._moments, masks)
 
     @paddle.no_grad()
     def update_threshold(self) -> None:
@@ -327,6 +373,7 @@ class UnstructuredPruner:
 
     def prunable_sparsity(self) -> float:
         """Zeros over the prunable weights, as a fraction."""
+        self._check_parts()
         return sparsity(self._weights)
 
     def state_dict(self) -> dict:
@@ -363,7 +410,13 @@ class UnstructuredPruner:
             setattr(self, key, value)
         self.update_params()
 
+    def lost_channels(self) -> dict[str, tuple[int, int]]:
+        """Of each parameter with output channels whose weights are all 0: how many, of how many."""
+        self._check_parts()
+        return lost_channels(_unwrap(self.model), self._weights)
+
     def __str__(self) -> str:
+        self._check_parts()
         return sparsity_table(_unwrap(self.model), self._weights)
 
 
@@ -380,12 +433,13 @@ class GMPUnstructuredPruner(UnstructuredPruner):
         ratio: the target, kept from the end of the pruning phase on.
         configs: stable_iterations, pruning_iterations, tunning_iterations (the spelling is
             PaddleSlim's; tuning_iterations is the same), pruning_steps, initial_ratio, and
-            resume_iteration (0): the steps that were taken before.
+            resume_iteration (0): the steps that were taken before. `ratio` is then that of the
+            last of them. Further keys are ignored with a warning.
         prune_period: where given, new masks also at every so many steps.
         The others: as for `UnstructuredPruner`.
 
     Raises:
-        ValueError: also for a missing, unknown or impossible entry of configs, by its name.
+        ValueError: also for a missing or impossible entry of configs, by its name.
     """
 
     def __init__(
@@ -419,7 +473,8 @@ class GMPUnstructuredPruner(UnstructuredPruner):
         self.target_ratio = self.ratio
         self.configs = _checked_configs(configs, self.target_ratio)
         self.iteration = self.configs.pop("resume_iteration")
-        self.ratio = 0.0  # that of the masks, which are all True so far
+        self.ratio = self.ratio_at(self.iteration - 1)
+        self._masks_ratio = 0.0  # they are all True so far, also after a resume_iteration
 
     def ratio_at(self, iteration: int) -> float:
         """The ratio after the step with this number, from 0."""
@@ -427,18 +482,24 @@ class GMPUnstructuredPruner(UnstructuredPruner):
         return schedules.gmp_ratio(iteration, target_ratio=self.target_ratio, **configs)
 
     def target_reached(self) -> bool:
-        return self.ratio == self.target_ratio
+        return self._masks_ratio == self.target_ratio
 
-    @paddle.no_grad()
-    def step(self) -> None:
-        """The masks of this step's ratio, applied. To be called after every `opt.step()`."""
-        ratio = self.ratio_at(self.iteration)
-        due = self.prune_period is not None and self.iteration % self.prune_period == 0
-        if not self._static and (due or ratio != self.ratio):
-            self.ratio = ratio
-            self._update_masks()
-        self.iteration += 1
-        self.update_params()
+    def _new_masks_due(self) -> bool:
+        """Sets the ratio of this step, too."""
+        self.ratio = self.ratio_at(self.iteration)
+        due = self.prune_period is not None and super()._new_masks_due()
+        return due or self.ratio != self._masks_ratio
+
+    def _update_masks(self) -> None:
+        super()._update_masks()
+        self._masks_ratio = self.ratio
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "ratio": self._masks_ratio}
+
+    def set_state_dict(self, state: dict) -> None:
+        super().set_state_dict(state)
+        self._masks_ratio = self.ratio
 
 
 def _checked_configs(configs: dict | None, target: float) -> dict:
@@ -446,14 +507,20 @@ def _checked_configs(configs: dict | None, target: float) -> dict:
     if "tuning_iterations" in configs:
         configs["tunning_iterations"] = configs.pop("tuning_iterations")
     counts = ("stable_iterations", "pruning_iterations", "tunning_iterations", "resume_iteration")
-    wanted = {*counts, "pruning_steps", "initial_ratio"}
-    if wanted != set(configs):
-        odd = ", ".join(sorted(wanted ^ set(configs)))
-        raise ValueError(f"configs must have just the keys {sorted(wanted)}; wrong: {odd}")
+    wanted = (*counts, "pruning_steps", "initial_ratio")
+    missing = ", ".join(name for name in wanted if name not in configs)
+    further = ", ".join(str(name) for name in configs if name not in wanted)
+    if missing:
+        odd = f"; of no use: {further}" if further else ""
+        raise ValueError(f"configs must have the keys {', '.join(wanted)}; missing: {missing}{odd}")
+    if further:
+        warnings.warn(f"keys of configs that have no use here: {further}", stacklevel=3)
+    configs = {name: configs[name] for name in wanted}
     for name in (*counts, "pruning_steps"):
-        if not isinstance(configs[name], int) or configs[name] < (name == "pruning_steps"):
-            least = 1 if name == "pruning_steps" else 0
+        least = 1 if name == "pruning_steps" else 0
+        if not _is_whole(configs[name], least):
             raise ValueError(f"{name} must be a whole number >= {least}, got {configs[name]!r}")
+        configs[name] = int(configs[name])
     if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
         raise ValueError(
             f"pruning_steps must be at most pruning_iterations={configs['pruning_iterations']}, "
@@ -488,7 +555,8 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
     """Structured name -> parameter, in the model's order, each once, without the skipped ones.
 
     Raises:
-        ValueError: a skipped name is not in the model, or nothing is left to prune.
+        ValueError: a skipped name is not in the model or means two things, or nothing is left to
+            prune.
     """
     model = _unwrap(model)
     skip_params = default_skip_params(model) if skip_params is None else skip_params
@@ -507,7 +575,18 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
             raise ValueError(
                 f"no layer or parameter is named {name!r}; there are {', '.join(close)}, ..."
             )
-        skipped |= meant[name]
+        meanings = meant[name]
+        if len(set(map(frozenset, meanings.values()))) > 1:
+            named = [(n, id(p)) for n, p in model.named_parameters()]
+            each = (
+                f"as {kind} {_listed([n for n, i in named if i in ids])}"
+                for kind, ids in meanings.items()
+            )
+            raise ValueError(
+                f"{name!r} means different parameters: {'; '.join(each)}. Give the structured "
+                "names of the parameters"
+            )
+        skipped |= set.union(*meanings.values())
     weights = {
         name: p
         for name, p in model.named_parameters()
@@ -518,19 +597,23 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
     return weights
 
 
-def _names_of_parameters(model: nn.Layer) -> dict[str, set[int]]:
-    """Every name that means parameters of the model -> their ids.
+def _names_of_parameters(model: nn.Layer) -> dict[str, dict[str, set[int]]]:
+    """Every name that means parameters of the model -> as what kind of name -> their ids."""
+    meant: dict[str, dict[str, set[int]]] = {}
 
-    Structured names ('conv1.weight', and 'conv1' for all in it) win over Paddle's own names.
-    """
-    structured: dict[str, set[int]] = {}
+    def add(name: str, kind: str, parameters) -> None:
+        meant.setdefault(name, {}).setdefault(kind, set()).update(map(id, parameters))
+
+    known = set(map(id, model.parameters()))
     for name, p in model.state_dict().items():  # a shared layer stands here under each of its names
         parts = name.split(".")
         for end in range(1, len(parts) + 1):
-            structured.setdefault(".".join(parts[:end]), set()).add(id(p))
-    own = {layer.full_name(): {*map(id, layer.parameters())} for layer in model.sublayers(True)}
-    own.update((p.name, {id(p)}) for p in model.parameters())
-    return {**own, **structured}
+            add(".".join(parts[:end]), "a structured name", [p] if id(p) in known else [])
+    for layer in model.sublayers(include_self=True):  # a full_name() is also that of copies
+        add(layer.full_name(), "a layer's full_name()", layer.parameters())
+    for p in model.parameters():
+        add(p.name, "a parameter's Paddle name", [p])
+    return meant
 
 
 def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
@@ -539,24 +622,56 @@ def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
     return sum(masking.zeros(p) for p in parameters.values()) / total if total else 0.0
 
 
+def lost_channels(
+    model: nn.Layer, parameters: dict[str, paddle.Tensor]
+) -> dict[str, tuple[int, int]]:
+    """Of each parameter with output channels whose weights are all 0: how many, of how many."""
+    layers = _unwrap(model).sublayers(include_self=True)
+    owners = {id(p): layer for layer in layers for p in layer.parameters(include_sublayers=False)}
+    shapes = [_by_channel(owners[id(p)], p.shape) for p in parameters.values()]
+    kept = [p.astype("bool").reshape(s).any([1, 3]) for p, s in zip(parameters.values(), shapes)]
+    counts = paddle.stack([channels.astype("int64").sum() for channels in kept]).tolist()
+    channels = [groups * outputs for groups, _, outputs, _ in shapes]
+    lost = {name: (n - count, n) for name, n, count in zip(parameters, channels, counts)}
+    return {name: (n, of) for name, (n, of) in lost.items() if n}
+
+
+def _by_channel(layer: nn.Layer, shape: list[int]) -> list[int]:
+    """The shape as [groups, inputs, output channels of a group, the rest of a kernel]."""
+    if len(shape) < 2:
+        return [1, *shape, 1, 1]
+    if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]
+        return [layer._groups, shape[0] // layer._groups, shape[1], -1]
+    if len(shape) == 2 and not isinstance(layer, nn.RNNCellBase):  # [C_in, C_out], for x @ weight
+        return [1, shape[0], shape[1], 1]
+    return [1, 1, shape[0], -1]  # [C_out, ...]
+
+
 def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
-    """A line for each prunable parameter, then for all of those, the rest, and everything."""
+    """A line for each prunable parameter, then for all of those, the rest, and everything.
+
+    `channels` tells, where output channels have no weight left, how many of how many have one.
+    """
+    lost = lost_channels(model, prunable)
     rows = [
-        (name, str(list(p.shape)), masking.size(p), masking.zeros(p))
+        (name, str(list(p.shape)), masking.size(p), masking.zeros(p), lost.get(name))
         for name, p in prunable.items()
     ]
     everything = dict(_unwrap(model).named_parameters()).values()
     weights, zeros = sum(row[2] for row in rows), sum(row[3] for row in rows)
     all_weights, all_zeros = sum(map(masking.size, everything)), sum(map(masking.zeros, everything))
-    rows.append(("prunable", "", weights, zeros))
-    rows.append(("not pruned", "", all_weights - weights, all_zeros - zeros))
-    rows.append(("all", "", all_weights, all_zeros))
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{'layer':{width}} {'shape':>20} {'weights':>12} {'zeros':>12} {'sparsity':>8}"]
-    for name, shape, size, zero in rows:
-        fraction = f"{zero / size:8.2%}" if size else f"{'-':>8}"
-        lines.append(f"{name:{width}} {shape:>20} {size:12,} {zero:12,} {fraction}")
-    return "\n".join(lines)
+    rows.append(("prunable", "", weights, zeros, None))
+    rows.append(("not pruned", "", all_weights - weights, all_zeros - zeros, None))
+    rows.append(("all", "", all_weights, all_zeros, None))
+    cells = [("layer", "shape", "weights", "zeros", "sparsity", "channels")]
+    for name, shape, size, zero, channels in rows:
+        fraction = f"{zero / size:.2%}" if size else "-"
+        left = f"{channels[1] - channels[0]}/{channels[1]}" if channels else ""
+        cells.append((name, shape, f"{size:,}", f"{zero:,}", fraction, left))
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join(
+        " ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
+    )
 
 
 def _check_ratio(ratio: float) -> None:
@@ -564,5 +679,19 @@ def _check_ratio(ratio: float) -> None:
         raise ValueError(f"ratio must be in [0, 1], got {ratio}")
 
 
+def _is_whole(value, least: int) -> bool:
+    return isinstance(value, numbers.Integral) and value >= least
+
+
+def _listed(names) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
 def _unwrap(model: nn.Layer) -> nn.Layer:
+    if not paddle.in_dynamic_mode():
+        raise ValueError("pruning needs dynamic graphs: call paddle.disable_static() first")
+    if not isinstance(model, nn.Layer):
+        give = "its .network" if isinstance(model, paddle.Model) else "the network itself"
+        raise ValueError(f"model must be a paddle.nn.Layer, got {type(model)}: give {give}")
     return model._layers if isinstance(model, paddle.DataParallel) else model

@@ -7,7 +7,7 @@
         ImageSets/Main/train.txt, val.txt         these
     data_dir/label_list.txt                   names of the classes, in order; else VOC's twenty
 
-All annotations are read and checked at the start, pictures looked for; imagenet_reader.py decodes.
+All annotations are read and checked at the start, pictures looked for; readers/pictures.py decodes.
 A transform is a function of a Sample and a random generator: no other state.
 """
 
@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 import paddle
 
-from imagenet_reader import MEAN, decode, normalize, open_file, read_file, resize
 from mean_ap import iou
+from readers.pictures import MEAN, decode, normalize, open_file, read_file, resize
 
 CLASSES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -33,7 +33,8 @@ CLASSES = [
 YEARS = ("VOC2007", "VOC2012")
 MAX_BOXES = 50  # of a picture in training
 MAX_XML = 1 << 20  # bytes; VOC's largest annotation has 16,000
-MAX_LIST, MAX_LABELS = 64 << 20, 64 << 10  # bytes
+MAX_LIST = 64 << 20  # bytes; a million names of VOC's have 12 million
+MAX_LABELS = 128 << 10  # bytes; the 9,418 names of YOLO9000 have 99,137
 MAX_EDGE = 10_000  # pixels: resize() takes the square of the longer side's 8,000
 ENDS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 MAX_SIDE = 1024  # of a picture in training; VOC's have 500 at most, and expand() makes them 4 times

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import pickle
+import re
 import struct
 import sys
 import tarfile
@@ -133,6 +135,86 @@ def test_cifar10_is_read_in_order_whatever_the_order_in_the_archive(tmp_path):
     assert os.listdir(tmp_path) == [ARCHIVE]
 
 
+def unpack(folder: Path, **members) -> Path:
+    """CIFAR-10 in little as its archive unpacks; None leaves a batch out."""
+    (folder / "cifar-10-batches-py").mkdir()
+    for i, name in enumerate(NAMES):
+        content = members.get(name.split("/")[1], batch(2 * i if i < 5 else 0))
+        if content is not None:
+            (folder / name).write_bytes(content)
+    return folder / "cifar-10-batches-py"
+
+
+def test_what_was_unpacked_is_read_where_the_archive_is_not_there(tmp_path):
+    folder = unpack(tmp_path)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / folder.name).symlink_to(folder)
+    (tmp_path / "one by one").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "one by one" / path.name).symlink_to(path)
+    for place in (tmp_path, folder, tmp_path / "linked", str(tmp_path / "one by one")):
+        train, val = Cifar10(place, "train"), Cifar10(place, "val")
+        assert train.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        assert train.images[:, 2, 31, 31].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        assert val.labels.tolist() == [0, 1]
+
+
+def test_the_archive_wins_over_what_was_unpacked(tmp_path):
+    unpack(tmp_path, data_batch_1=batch(6))
+    write_archive(tmp_path)
+    assert Cifar10(tmp_path, "train").labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    (tmp_path / ARCHIVE).unlink()
+    assert Cifar10(tmp_path, "train").labels.tolist() == [6, 7, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda path: path.unlink(), "it has no file data_batch_3"),
+        (lambda path: (path.unlink(), path.mkdir()), "it has no file data_batch_3"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "it has no file data_batch_3"),
+        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "it has no file data_batch_3"),
+        (lambda path: (path.unlink(), path.symlink_to("gone")), "it has no file data_batch_3"),
+        (lambda path: path.write_bytes(batch(4)[:-9]), "data_batch_3: not a whole pickle"),
+        (
+            lambda path: path.write_bytes(pickle.dumps(print)),
+            "data_batch_3: refused: the file asks",
+        ),
+        (lambda path: path.write_bytes(pickle.dumps({}, 2)), "data_batch_3 has no uint8 pixels"),
+        (lambda path: os.truncate(path, (64 << 20) + 1), "data_batch_3 has 67,108,865 bytes"),
+    ],
+)
+def test_a_wrong_unpacked_batch(change, match, inside, tmp_path):
+    folder = unpack(tmp_path)
+    change(folder / "data_batch_3")
+    with pytest.raises(ValueError, match=f"^{folder}: {match}.*; unpack the archive again") as info:
+        Cifar10(folder if inside else tmp_path, "train")
+    assert "\n" not in str(info.value)
+    assert len(Cifar10(tmp_path, "val")) == 2
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_what_is_as_published_is_not_downloaded_again(tmp_path, monkeypatch):
+    path = write_archive(tmp_path, {NAMES[5]: None})
+    again = re.escape(f"not as published, by its MD5 ({ARCHIVE}), and it is downloaded again")
+    with pytest.raises(ValueError, match=f"it has no {NAMES[5]}; move away what is {again}$"):
+        Cifar10(tmp_path, "val")
+    monkeypatch.setattr(Cifar10, "val_files", ((cifar_reader.cifar.CIFAR10_URL, md5(path)),))
+    with pytest.raises(ValueError, match=f"no {NAMES[5]}; its MD5 is that of the") as info:
+        Cifar10(tmp_path, "val")
+    assert "download" not in str(info.value)
+    images, labels = write_idx(tmp_path)
+    labels.write_bytes(gzip.compress(b"no labels"))
+    (images_url, _), of_labels = FashionMNIST.train_files
+    monkeypatch.setattr(FashionMNIST, "train_files", ((images_url, md5(images)), of_labels))
+    with pytest.raises(ValueError, match=rf"by its MD5 \({labels.name}\), and it is downloaded"):
+        FashionMNIST(tmp_path, "train")
+
+
 def test_augmentation_depends_on_seed_epoch_and_sample_only(tmp_path):
     rng = np.random.default_rng(0)
     content = {b"data": rng.integers(0, 256, (2, 3072), dtype=np.uint8), b"labels": [1, 2]}
@@ -215,7 +297,7 @@ def test_code_in_a_batch_is_not_run(tmp_path):
             return Path.touch, (tmp_path / "ran",)
 
     write_archive(tmp_path, {NAMES[2]: pickle.dumps({b"data": Evil()}, protocol=2)})
-    with pytest.raises(ValueError, match=rf"{ARCHIVE}: refused: the file asks for "):
+    with pytest.raises(ValueError, match=rf"{ARCHIVE}: {NAMES[2]}: refused: the file asks for "):
         Cifar10(tmp_path, "train")
     assert not (tmp_path / "ran").exists()
 

@@ -232,8 +232,7 @@ def test_what_does_not_fit_is_refused(voc, small, tmp_path, capfd):
     assert "needs --data voc" in refused(capfd, *small, "--model", "yolov3", *more)
     assert "--model mobilenet_v1 needs --data cifar10" in refused(
         capfd, *voc, "--model", "mobilenet_v1", *more)  # fmt: skip
-    for option in (["--train_sizes", 64, 96], ["--image_size", 64], ["--mixup_epochs", 3],
-                   ["--augmentation", "flip"]):  # fmt: skip
+    for option in (["--train_sizes", 64, 96], ["--mixup_epochs", 3], ["--augmentation", "flip"]):
         assert f"{option[0]}: this needs --data voc" in refused(capfd, *small, *option, *more)
     assert "--mixup_epochs: this needs --augmentation full" in refused(
         capfd, *voc, "--augmentation", "flip", "--mixup_epochs", 3, *more)  # fmt: skip
@@ -284,9 +283,10 @@ def test_evaluate_takes_what_was_trained_unless_it_is_told(
         else:
             error_line(capfd, evaluate.main, "--pruned_model", models, *data)
     train.main([*small, "--max_steps", "1", "--model_path", str(tmp_path / "digits")])
-    for option in (["--show", tmp_path / "seen"], ["--image_size", 64]):
-        message = error_line(capfd, evaluate.main, "--pruned_model", tmp_path / "digits", *option)
-        assert message.endswith("needs --data voc")
+    message = error_line(
+        capfd, evaluate.main, "--pruned_model", tmp_path / "digits", "--show", tmp_path / "seen"
+    )
+    assert message.endswith("needs --data voc")
     message = error_line(capfd, evaluate.main, "--pruned_model", models, "--show", alone, *data)
     assert str(alone) in message
     assert "cannot draw into --show" in message

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -56,6 +57,63 @@ def test_what_was_saved_is_what_was_measured(options, small, tmp_path, capsys):
     if "none" in options:
         assert record["prunable_sparsity"] == 0
         assert record["threshold"] is None
+
+
+def test_layers_that_lose_channels_are_named_once(small, tmp_path, capsys, monkeypatch):
+    looked_at = []  # which waits for the device
+    original = train.UnstructuredPruner.lost_channels
+    monkeypatch.setattr(
+        train.UnstructuredPruner,
+        "lost_channels",
+        lambda pruner: looked_at.append(1) or original(pruner),
+    )
+    train.main([*small, "--num_epochs", "2", "--lr", "0", "--ratio", "0.995", "--log_period", "2",
+                "--model_path", str(tmp_path)])  # fmt: skip
+    assert len(looked_at) == 4  # two log lines, two ends of an epoch
+    wanted = []
+    for name, value in weights(tmp_path / WEIGHTS).items():
+        if value.ndim > 1:
+            kept = value.any(tuple(range(1, value.ndim)) if value.ndim == 4 else 0)
+            where = f"{(~kept).sum()} of {kept.size} output channels of " if kept.any() else ""
+            wanted += [] if kept.all() else [f"no weight is left in {where}{name}"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no weight" in line]
+    assert lines == wanted
+    channels = sum("output channels" in line for line in lines)
+    assert min(channels, len(lines) - channels) > 3
+
+
+def test_a_layer_with_a_long_name_that_loses_its_channels_by_and_by(capsys):
+    lost = {}
+    run = SimpleNamespace(lost={}, pruner=SimpleNamespace(lost_channels=lambda: lost))
+    name = "a_name_of_a_layer." * 9 + "weight"
+    for now in ((1000, 2000), (1001, 2000), (2000, 2000), (1000, 2000), (2000, 2000)):
+        lost[name] = now
+        train.say_what_is_lost(run)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("no weight is left in 1000 of 2000 output channels of ...")
+    assert second.startswith("no weight is left in ...")
+    for line in (first, second):
+        assert name.endswith(line.split("...")[1])
+        assert len(line) <= 100
+    run.pruner = None  # of a dense training
+    train.say_what_is_lost(run)
+
+
+def test_a_bfloat16_checkpoint_is_refused(tmp_path, capfd):
+    model = paddle.vision.models.mobilenet_v1(scale=0.25, num_classes=10)
+    model.to(dtype="bfloat16")
+    paddle.save(model.state_dict(), str(tmp_path / "bf16.pdparams"))
+    # A safetensors file as PyTorch writes it, here of one weight.
+    header = b'{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    data = len(header).to_bytes(8, "little") + header + b"\0\0"
+    (tmp_path / "torch.safetensors").write_bytes(data)
+    options = ["--data", "digits", "--scale", "0.25", "--num_classes", "10", "--pruned_model"]
+    for name in ("bf16.pdparams", "torch.safetensors"):
+        message = error_line(capfd, evaluate.main, *options, tmp_path / name)
+        assert f"{name} holds bfloat16 weights; save them as float32: paddle.save({{" in message
+    state = {name: p.astype("float32") for name, p in model.state_dict().items()}
+    paddle.save(state, str(tmp_path / "float32.pdparams"))  # as it says
+    evaluate.main([*options, str(tmp_path / "float32.pdparams")])
 
 
 def test_the_folder_of_a_run(small, tmp_path):

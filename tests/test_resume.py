@@ -66,6 +66,72 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(name, small, tmp_pat
     assert_same_end(whole, inside)
 
 
+@pytest.fixture(scope="module")
+def pruned(cifar_dir, tmp_path_factory) -> Path:
+    """A folder with weights that are pruned by half."""
+    folder = tmp_path_factory.mktemp("pruned")
+    train.main(["--data_dir", str(cifar_dir), "--scale", "0.25", "--batch_size", "16",
+                "--num_workers", "0", "--use_gpu", "false", "--ratio", "0.5", "--num_epochs", "1",
+                "--model_path", str(folder)])  # fmt: skip
+    return folder
+
+
+FROM_SPARSE = ["--pruning_strategy", "gmp", "--ratio", "0.75", "--stable_epochs", "1",
+               "--pruning_epochs", "2", "--pruning_steps", "4", "--num_epochs", "4",
+               "--model_period", "1", "--test_period", "1"]  # fmt: skip
+
+
+def test_gmp_starts_from_the_sparsity_that_is_there(small, pruned, tmp_path, capsys):
+    common = [*small, *FROM_SPARSE, "--pretrained_model", str(pruned)]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.main([*common, "--model_path", str(whole)])
+    line = "the weights are 50.00% sparse: gmp starts at --initial_ratio 0.5, without stable epochs"
+    assert line in capsys.readouterr().out.splitlines()
+    sparsities = [record["prunable_sparsity"] for record in metrics(whole)]
+    # Four rises in the four steps of two epochs: 0.5 + 0.25 * (1 - (3/4, 1/2, 1/4, 0 ...)^3)
+    wanted = [0.5 + 0.25 * 37 / 64, 0.5 + 0.25 * 63 / 64, 0.75, 0.75]
+    assert sparsities == pytest.approx(wanted, abs=1e-5)
+    for steps in ("1", "2", "3", "8"):  # the same command again and again
+        train.main([*common, "--model_path", str(parts), "--save_steps", "1", "--max_steps", steps,
+                    "--resume_epoch", "latest"])  # fmt: skip
+    assert_same_end(whole, parts)
+
+
+def test_an_initial_ratio_that_is_given_stays(small, pruned, tmp_path, capfd):
+    common = [*small, *FROM_SPARSE, "--model_path", str(tmp_path), "--resume_epoch", "latest"]
+    first = ["--pretrained_model", str(pruned), "--initial_ratio", "0.15"]
+    train.main([*common, *first, "--max_steps", "3"])
+    assert "sparse: gmp starts" not in capfd.readouterr().out
+    sparsities = [record["prunable_sparsity"] for record in metrics(tmp_path)]
+    # A stable epoch, in which weights come back but for those that get no gradient; then 0.15.
+    assert max(sparsities) < 0.2
+    assert checkpoint.read_state(tmp_path)["masks_ratio"] == 0.15
+    message = error_line(capfd, train.main, *common, "--initial_ratio", "0.25")
+    assert "was trained with --initial_ratio 0.15;" in message
+    train.main(common)  # without it: what was saved
+
+
+def test_weights_that_are_sparser_than_the_target(small, pruned, tmp_path, capsys):
+    train.main([*small, "--pruning_strategy", "gmp", "--ratio", "0.25", "--pruning_epochs", "1",
+                "--pruning_steps", "2", "--num_epochs", "2", "--pretrained_model", str(pruned),
+                "--model_path", str(tmp_path)])  # fmt: skip
+    assert "are 50.00% sparse: gmp starts at --initial_ratio 0.25," in capsys.readouterr().out
+    assert metrics(tmp_path)[0]["prunable_sparsity"] == pytest.approx(0.25, abs=1e-5)
+
+
+def test_gmp_from_dense_weights_and_from_a_checkpoint_of_before(small, tmp_path, capsys):
+    common = [*small, *FROM_SPARSE, "--model_path", str(tmp_path)]
+    train.main([*common, "--max_steps", "2"])
+    assert "sparse: gmp starts" not in capsys.readouterr().out
+    assert metrics(tmp_path)[0]["prunable_sparsity"] == 0  # the stable epoch
+    state = checkpoint.read_state(tmp_path / "epoch-0")
+    assert state["options"]["initial_ratio"] == 0.15
+    del state["options"]["from_sparse"]
+    checkpoint.write_state(tmp_path / "epoch-0", state)
+    train.main([*common, "--resume_epoch", "latest", "--max_steps", "3"])
+    assert metrics(tmp_path)[1]["prunable_sparsity"] == pytest.approx(0.15, abs=1e-5)
+
+
 def test_latest_starts_where_there_is_nothing(small, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train.main([*small, "--num_epochs", "1", "--model_path", str(first)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from paddle import nn
 
 import masking
+import moments
 from unstructured_pruner import GMPUnstructuredPruner, UnstructuredPruner
 
 CONFIGS = {"stable_iterations": 1, "pruning_iterations": 4, "tunning_iterations": 2,
@@ -114,9 +117,23 @@ def test_gmp_goes_on_at_its_iteration():
         configs = {**CONFIGS, "resume_iteration": at}
         configs["tuning_iterations"] = configs.pop("tunning_iterations")
         pruner = GMPUnstructuredPruner(net_of([range(1, 17)]), ratio=0.75, configs=configs)
+        assert not pruner.target_reached()  # no mask has been made
         pruner.step()
         assert pruner.ratio == ratio
         assert pruner.prunable_sparsity() == ratio
+
+
+def test_gmps_ratio_before_the_first_step_is_that_of_the_step_before():
+    done = GMPUnstructuredPruner(net_of([range(1, 17)]), ratio=0.75, configs=CONFIGS)
+    for taken in range(8):
+        configs = {**CONFIGS, "resume_iteration": taken}
+        pruner = GMPUnstructuredPruner(net_of([range(1, 17)]), ratio=0.75, configs=configs)
+        assert pruner.ratio == done.ratio
+        other = GMPUnstructuredPruner(net_of([range(1, 17)]), ratio=0.75, configs=CONFIGS)
+        other.set_state_dict(pruner.state_dict())  # whose masks are all True still
+        done.step()
+        other.step()
+        assert masks(other) == masks(done)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +143,42 @@ def test_gmp_goes_on_at_its_iteration():
         ({"pruning_steps": 5}, "pruning_steps must be at most pruning_iterations=4, got 5"),
         ({"stable_iterations": -1}, "stable_iterations must be a whole number >= 0, got -1"),
         ({"initial_ratio": 0.8}, r"initial_ratio must be in \[0, ratio=0.75\], got 0.8"),
-        ({"stabel": 1}, "wrong: stabel"),
+        ({"pruning_steps": np.float32(2)}, "pruning_steps must be a whole number >= 1"),
+        ({"pruning_steps": np.int64(0)}, "pruning_steps must be a whole number >= 1"),
     ],
 )
 def test_gmp_configs_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         GMPUnstructuredPruner(net_of([[1, 2]]), ratio=0.75, configs={**CONFIGS, **change})
-    with pytest.raises(ValueError, match=r"wrong: .*pruning_steps"):
+    with pytest.raises(ValueError, match=r"must have the keys .*missing: stable_iterations"):
         GMPUnstructuredPruner(net_of([[1, 2]]))
+    configs = {name: value for name, value in CONFIGS.items() if name != "stable_iterations"}
+    with pytest.raises(ValueError, match="missing: stable_iterations; of no use: stabel"):
+        GMPUnstructuredPruner(net_of([[1, 2]]), configs={**configs, "stabel_iterations": 1})
+
+
+def test_further_keys_of_configs_are_named_in_a_warning():  # as PaddleDetection's are
+    configs = {**CONFIGS, "pruning_strategy": "gmp", "prune_params_type": None}
+    with pytest.warns(UserWarning, match="no use here: pruning_strategy, prune_params_type$"):
+        pruner = GMPUnstructuredPruner(net_of([[1, 2]]), ratio=0.75, configs=configs)
+    wanted = GMPUnstructuredPruner(net_of([[1, 2]]), ratio=0.75, configs=CONFIGS)
+    assert pruner.configs == wanted.configs
+
+
+@pytest.mark.filterwarnings("error")
+def test_numpys_whole_numbers():
+    configs = {k: np.int64(v) if type(v) is int else v for k, v in CONFIGS.items()}
+    configs["resume_iteration"] = np.int32(3)
+    pruner = GMPUnstructuredPruner(
+        net_of([range(1, 17)]), ratio=0.75, configs=configs, prune_period=np.int16(2)
+    )
+    pruner.step()
+    assert pruner.prunable_sparsity() == 0.6875
+    json.dumps([pruner.configs, pruner.iteration])
+    pruner = UnstructuredPruner(net_of([[1, 2]]), "ratio", sparse_block=np.array([1, 2]),
+                                prune_period=np.uint8(3))  # fmt: skip
+    pruner.step()
+    assert json.dumps(pruner.sparse_block) == "[1, 2]"
 
 
 def test_prune_period():
@@ -161,6 +206,171 @@ def test_momentum_of_pruned_weights():
         pruned = pruner.masks["weight"].numpy() == 0
         assert (velocity.numpy()[pruned] == 0).all() == zeroed
         assert (velocity.numpy()[~pruned] != 0).all()
+
+
+OPTIMIZERS = [(name, {}) for name in moments.MOMENTS]
+OPTIMIZERS += [
+    ("Adam", {"amsgrad": True}),
+    ("Adam", {"name": "mine"}),  # which stands in the names of the accumulators
+    ("ASGD", {"batch_num": 3}),
+    ("Momentum", {"use_multi_tensor": True}),
+    ("RMSProp", {"centered": True, "momentum": 0.9}),
+]
+WEIGHTS = np.float32([[0.01, 1, 2, 0.02], [0.02, 3, 0.03, 1.5]])
+LARGE = WEIGHTS > 0.5
+NO_MOMENTS = """
+    beta1_pow_acc beta2_pow_acc beta1_pow beta2_pow rho momentum_decay_pow mu_product learning_rates
+    d y m
+""".split()  # noqa: SIM905
+
+
+def make_optimizer(name, parameters, /, **options):
+    try:
+        return getattr(paddle.optimizer, name)(1e-3, parameters=parameters, **options)
+    except (AttributeError, TypeError) as error:
+        if paddle.__version__.startswith("2."):
+            pytest.skip(f"not in Paddle 2: {error}")
+        raise
+
+
+def trained_by(name: str, options: dict, cleared: bool, groups: bool = False):
+    """Weights after each of 8 steps with the small half pruned, and of 8 with nothing pruned."""
+    net = nn.Linear(2, 4, bias_attr=False)
+    net.weight.set_value(WEIGHTS)
+    parameters = [{"params": [net.weight], "learning_rate": 0.5}] if groups else net.parameters()
+    opt = make_optimizer(name, parameters, **options)
+    pruner = UnstructuredPruner(net, "ratio", ratio=0.5, optimizer=opt if cleared else None)
+    seen, state = [], {}
+    for step in range(16):
+        if step == 8:
+            pruner.ratio = 0
+        difference = net(paddle.to_tensor([[1.0, 2], [0.5, 1]])) - 20  # every weight has to rise
+        difference.square().mean().backward()
+        opt.step()
+        pruner.step()
+        opt.clear_grad()
+        seen.append(net.weight.numpy())
+        if step == 7:
+            accumulators = opt._accumulators.items()
+            state = {key: value[net.weight.name].numpy() for key, value in accumulators}
+            assert (pruner.masks["weight"].numpy() == LARGE).all()
+    return seen, state
+
+
+def test_every_optimizer_of_paddle_is_known():
+    there = {*paddle.optimizer.__all__} - {"Optimizer", "lr"}
+    known = {*moments.MOMENTS, *moments.REFUSED}
+    assert there <= known if paddle.__version__.startswith("2.") else there == known
+
+
+@pytest.mark.parametrize("groups", [False, True], ids=["", "groups"])
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_moments_of_pruned_weights_alone_are_cleared(name, options, groups):
+    with_moments, before = trained_by(name, options, cleared=False, groups=groups)
+    seen, state = trained_by(name, options, cleared=True, groups=groups)
+    for weights, wanted in zip(seen[:8], with_moments):
+        assert (weights[~LARGE] == 0).all()
+        np.testing.assert_array_equal(weights[LARGE], wanted[LARGE])
+    for key, value in state.items():
+        if key.removeprefix("mine_") not in NO_MOMENTS:
+            assert (value[~LARGE] == 0).all()
+            np.testing.assert_array_equal(value[LARGE], before[key][LARGE])
+        elif name != "Rprop":  # whose learning rates follow the gradients before
+            np.testing.assert_array_equal(value, before[key])
+    # What comes back rises at every step, and about as far as with moments.
+    back = np.array([weights[~LARGE] for weights in seen[7:]])
+    assert (np.diff(back, axis=0) > 0).all()
+    assert (back[-1] > 0.1 * with_moments[-1][~LARGE]).all()
+
+
+def test_rprop_keeps_the_learning_rate_of_a_pruned_weight():
+    _, state = trained_by("Rprop", {}, cleared=True)
+    assert (state["learning_rates"][~LARGE] == np.float32(1e-3)).all()
+    assert (state["learning_rates"][LARGE] > 1e-3).all()
+
+
+class Mine(paddle.optimizer.Adam):
+    pass
+
+
+class MyLamb(paddle.optimizer.Lamb):
+    pass
+
+
+class Momentum:  # of another library
+    def state_dict(self):
+        return {}
+
+
+class SGD(paddle.optimizer.Optimizer):  # from the base class, and called as one of Paddle's
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (paddle.optimizer.Lamb, "of Lamb cannot be cleared: it scales the step of a weight by"),
+        (MyLamb, "of MyLamb cannot be cleared: it scales the step of a weight by"),
+        (paddle.optimizer.LBFGS, "of LBFGS cannot be cleared: it keeps no moment a weight"),
+        (lambda parameters: Momentum(), "of Momentum cannot be cleared: it is not derived from"),
+        (
+            lambda parameters: SGD(1.0, parameters=parameters),
+            "of SGD cannot be cleared: it is not derived from one of these; leave `optimizer` out",
+        ),
+        (lambda parameters: "Adam", "of str cannot be cleared"),
+    ],
+)
+def test_optimizers_whose_moments_cannot_be_cleared(make, message):
+    net = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=message):
+        UnstructuredPruner(net, "ratio", optimizer=make(parameters=net.parameters()))
+
+
+def test_an_optimizer_derived_from_one_of_paddles_is_taken_for_that():
+    net = nn.Linear(2, 2)
+    opt = Mine(parameters=net.parameters())
+    pruner = UnstructuredPruner(net, "ratio", ratio=0.5, optimizer=opt)
+    net(paddle.ones([1, 2])).sum().backward()
+    opt.step()
+    pruner.step()
+    assert int((opt._accumulators["moment1"][net.weight.name] == 0).sum()) == 2
+
+
+def test_a_copys_moments_are_its_own():
+    net = nn.Linear(4, 4)
+    other = copy.deepcopy(net)  # whose weight is called as net's, with more behind
+    assert other.weight.name.startswith(f"{net.weight.name}_")
+    opt = paddle.optimizer.Momentum(0.1, parameters=[*net.parameters(), *other.parameters()])
+    pruner = UnstructuredPruner(net, "ratio", ratio=0.5, optimizer=opt)
+    (net(paddle.ones([2, 4])) + other(paddle.ones([2, 4]))).sum().backward()
+    opt.step()
+    pruner.step()
+    velocity = opt._accumulators["velocity"]
+    zeros = [int((velocity[p.name] == 0).sum()) for p in (net.weight, other.weight)]
+    assert zeros == [8, 0]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Momentum", "Adam"])
+def test_float32_originals_of_16_bit_weights_are_pruned_with_them(name):
+    net = nn.Layer()
+    net.w0 = net.create_parameter([1, 4], dtype="bfloat16")
+    paddle.assign(paddle.to_tensor([[1.0, 2, 3, 4]]).astype("bfloat16"), output=net.w0)
+    opt = getattr(paddle.optimizer, name)(0.125, parameters=net.parameters())
+    opt._multi_precision = True  # SGD of Paddle 2.6 has no argument for it
+    (net.w0.astype("float32") * 1.0).sum().backward()
+    # Paddle's CPU has no kernel for it but SGD's; the originals and moments are made before.
+    with contextlib.nullcontext() if name == "SGD" else pytest.raises(RuntimeError):
+        opt.step()
+    (original,) = opt.state_dict()["master_weights"].values()
+    values = [moment for m in moments.MOMENTS[name] for moment in opt._accumulators[m].values()]
+    for value in values:
+        paddle.assign(paddle.ones_like(value), output=value)
+    before = original.numpy()
+    UnstructuredPruner(net, "ratio", ratio=0.5, optimizer=opt).step()
+    assert net.w0.astype("bool").tolist() == [[False, False, True, True]]
+    assert original.numpy().tolist() == [[0, 0, *before[0, 2:]]]
+    assert [value.tolist() for value in values] == [[[0, 0, 1, 1]]] * len(values)
+    assert len(values) == len(moments.MOMENTS[name]) - (name == "Adam")  # amsgrad's
 
 
 class TaylorPruner(UnstructuredPruner):
@@ -250,6 +460,9 @@ def test_a_gmp_state_goes_on_towards_another_target():
     for _ in range(6):
         done.step()
     assert done.prunable_sparsity() == 0.5
+    same = GMPUnstructuredPruner(net, ratio=0.5, configs=CONFIGS)
+    same.set_state_dict(done.state_dict())
+    assert same.target_reached()
     pruner = GMPUnstructuredPruner(net, ratio=0.75, configs=CONFIGS)
     pruner.set_state_dict(done.state_dict())
     assert not pruner.target_reached()

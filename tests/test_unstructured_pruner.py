@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -10,7 +11,11 @@ import pytest
 from paddle import nn
 
 import masking
-from unstructured_pruner import UnstructuredPruner, default_skip_params
+from unstructured_pruner import (
+    GMPUnstructuredPruner,
+    UnstructuredPruner,
+    default_skip_params,
+)
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 PADDLE_2 = paddle.__version__.startswith("2.")
@@ -570,13 +575,80 @@ def test_skip_params_func_replaces_the_default():
     assert pruner.skip_params == {"weight"}
 
 
-def test_a_structured_name_is_not_mistaken_for_another_layers_own_name():
-    net = nn.Layer()
-    first = nn.Linear(2, 2)
+def test_a_name_with_two_meanings_is_refused():
+    net, first = nn.Layer(), nn.Linear(2, 2)
+    name = first.full_name()
     net.add_sublayer("one", first)
-    net.add_sublayer(first.full_name(), nn.Linear(2, 2))  # say linear_7, as the first calls itself
-    pruner = UnstructuredPruner(net, "ratio", skip_params_func=lambda net: {first.full_name()})
-    assert "one.weight" in pruner.masks
+    net.add_sublayer(name, nn.Linear(2, 2))  # say linear_7, as the first calls itself
+    wanted = (
+        f"'{name}' means different parameters: as a structured name {name}.weight, {name}.bias; "
+        r"as a layer's full_name\(\) one.weight, one.bias"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        UnstructuredPruner(net, "ratio", skip_params_func=lambda net: {name})
+    for weight in ("one.weight", f"{name}.weight"):  # which have one
+        pruner = UnstructuredPruner(
+            net, "ratio", skip_params_func=lambda net, weight=weight: {weight, "one.bias"}
+        )
+        assert weight not in pruner.masks
+        assert len(pruner.masks) == 2
+
+
+def test_a_parameters_own_name_with_two_meanings_is_refused():
+    net = nn.Layer()
+    net.a, net.b = nn.Linear(2, 2, weight_attr=paddle.ParamAttr(name="b")), nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"b\.bias; as a parameter's Paddle name a\."):
+        UnstructuredPruner(net, "ratio", skip_params_func=lambda net: {"b"})
+
+
+def test_two_names_for_the_same_parameters_are_no_conflict():
+    net, layer = nn.Layer(), nn.Linear(2, 2)
+    net.add_sublayer(layer.full_name(), layer)
+    net.other = nn.Linear(2, 2)
+    pruner = UnstructuredPruner(net, "ratio", skip_params_func=lambda net: {layer.full_name()})
+    assert list(pruner.masks) == ["other.weight", "other.bias"]
+
+
+def test_paddleslims_own_skip_function():
+    def skip(net):  # full names of layers
+        return {layer.full_name() for layer in net.sublayers() if isinstance(layer, nn.LayerNorm)}
+
+    net = nn.Layer()
+    net.norm_a, net.fc, net.norm_b = nn.LayerNorm(2), nn.Linear(2, 2), nn.LayerNorm(2)
+    pruner = UnstructuredPruner(net, "ratio", skip_params_func=skip)
+    assert list(pruner.masks) == ["fc.weight", "fc.bias"]
+    # Attributes that are called as Paddle calls its layers, and not in its order.
+    net.add_sublayer(net.norm_b.full_name(), nn.LayerNorm(2))
+    with pytest.raises(ValueError, match="means different parameters"):
+        UnstructuredPruner(net, "ratio", skip_params_func=skip)
+
+
+def test_all_copies_of_a_layer_have_its_full_name():
+    block = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    net = nn.LayerList([copy.deepcopy(block) for _ in range(3)])
+    name = net[0][0].full_name()
+    assert name == net[2][0].full_name()
+    pruner = UnstructuredPruner(net, "ratio", skip_params_func=lambda net: {name})
+    assert [n for n in pruner.masks if ".0." in n] == []
+    assert len(pruner.masks) == 6  # of the norms
+    own = net[1][0].weight.name  # whereas copies of parameters get names of their own
+    pruner = UnstructuredPruner(net, "ratio", skip_params_func=lambda net: {own})
+    assert [n for n in pruner.masks if n.endswith("0.weight")] == ["0.0.weight", "2.0.weight"]
+
+
+def test_frozen_weights_are_pruned_unless_they_are_skipped():
+    net = ConvNet()
+    net.features[0].weight.stop_gradient = True
+    assert "features.0.weight" in UnstructuredPruner(net, "ratio").masks
+    pruner = UnstructuredPruner(  # as the docstring and README.md have it
+        net,
+        "ratio",
+        skip_params_func=lambda model: (
+            default_skip_params(model)
+            | {name for name, p in model.named_parameters() if p.stop_gradient}
+        ),
+    )
+    assert list(pruner.masks) == ["features.2.weight", "fc.weight"]
 
 
 def test_running_statistics_are_never_pruned():
@@ -635,6 +707,34 @@ def test_nothing_to_prune_is_refused(model):
         UnstructuredPruner(model, "ratio")
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda net: net.parameters(), "got <class 'list'>: give the network itself"),
+        (lambda net: net.state_dict(), "a paddle.nn.Layer, got <class 'collections.OrderedDict'>"),
+        (lambda net: ConvNet, "a paddle.nn.Layer, got <class 'type'>"),
+        (paddle.Model, "got <class 'paddle.hapi.model.Model'>: give its .network"),
+    ],
+)
+def test_what_is_no_layer_is_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        UnstructuredPruner(model(ConvNet()), "ratio")
+    with pytest.raises(ValueError, match=message):
+        UnstructuredPruner.total_sparse(model(ConvNet()))
+
+
+def test_static_graph_mode_is_refused():
+    net = ConvNet()
+    pruner = UnstructuredPruner(net, "ratio")
+    paddle.enable_static()
+    try:
+        with pytest.raises(ValueError, match=r"call paddle.disable_static\(\) first"):
+            UnstructuredPruner(net, "ratio")
+    finally:
+        paddle.disable_static()
+    pruner.step()
+
+
 def test_skipping_everything_is_refused():
     with pytest.raises(ValueError, match="nothing to prune"):
         UnstructuredPruner(ConvNet(), "ratio", skip_params_func=lambda net: {"features", "fc"})
@@ -643,6 +743,8 @@ def test_skipping_everything_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"sparse_block": [np.float32(1), 1]}, "sparse_block must be two whole numbers > 0"),
+        ({"prune_period": np.int64(0)}, "prune_period must be a whole number >= 1"),
         ({"mode": "gmp"}, "mode must be 'ratio' or 'threshold', got 'gmp'"),
         ({"mode": None}, "mode must be .* got None"),
         ({"ratio": -0.1}, r"ratio must be in \[0, 1\], got -0.1"),
@@ -861,10 +963,10 @@ def test_summarize_weights_refuses_a_ratio_out_of_range(ratio):
 def test_the_table_of_layers():
     rows = [line.split() for line in str(UnstructuredPruner(half_zero_net(), "ratio")).split("\n")]
     assert rows == [
-        ["layer", "shape", "weights", "zeros", "sparsity"],
+        ["layer", "shape", "weights", "zeros", "sparsity", "channels"],
         ["conv3.weight", "[2,", "1,", "3,", "3]", "18", "9", "50.00%"],
         ["conv1.weight", "[2,", "2,", "1,", "1]", "4", "1", "25.00%"],
-        ["fc.weight", "[2,", "2]", "4", "3", "75.00%"],
+        ["fc.weight", "[2,", "2]", "4", "3", "75.00%", "1/2"],  # of its two outputs one is left
         ["prunable", "26", "13", "50.00%"],
         ["not", "pruned", "8", "5", "62.50%"],
         ["all", "34", "18", "52.94%"],
@@ -875,6 +977,169 @@ def test_the_table_where_everything_is_pruned():
     lines = str(UnstructuredPruner(nn.Linear(2, 2, bias_attr=False), "ratio")).split("\n")
     assert lines[-2].split() == ["not", "pruned", "0", "0", "-"]
     assert len({len(line) for line in lines}) == 1  # the columns line up
+
+
+@pytest.mark.parametrize(
+    ("layer", "alive", "channels"),  # `alive`: an index that is not zeroed, one weight of a channel
+    [
+        (nn.Linear(3, 4), (0, 2), 4),
+        (nn.Embedding(3, 4), (0, 2), 4),
+        (nn.Conv1D(3, 4, 2), (1, 2, 0), 4),
+        (nn.Conv2D(4, 6, 3, groups=2), (5, 0, 1, 2), 6),
+        (nn.Conv3D(2, 3, 1), (1, 1, 0, 0, 0), 3),
+        (nn.Conv2DTranspose(4, 6, 3, groups=2), (1, 2, 0, 0), 6),
+        (nn.SimpleRNNCell(3, 4), (2, 0), 4),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Layer) else "",
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_channels_without_a_weight(layer, alive, channels, dtype):
+    net = nn.Sequential(copy.deepcopy(layer))
+    net.to(dtype=dtype)
+    pruner = UnstructuredPruner(net, "ratio")
+    name, weight = next(iter(pruner._weights.items()))
+    paddle.assign(paddle.ones_like(weight), output=weight)
+    assert name not in pruner.lost_channels()
+    values = np.zeros(weight.shape)
+    paddle.assign(paddle.to_tensor(values).astype(dtype), output=weight)
+    assert pruner.lost_channels()[name] == (channels, channels)
+    values[alive] = 1e-30  # Paddle's == would take it for 0
+    paddle.assign(paddle.to_tensor(values).astype(dtype), output=weight)
+    assert pruner.lost_channels()[name] == (channels - 1, channels)
+
+
+def test_a_transposed_convolution_has_channels_in_every_group():
+    layer = nn.Conv2DTranspose(4, 6, 1, groups=2)  # [4, 3, 1, 1]: inputs 0 and 1 make channels 0-2
+    pruner = UnstructuredPruner(layer, "ratio")
+    weights = np.float32([[0, 0, 1], [0, 1, 0], [0, 0, 0], [1, 0, 0]])
+    layer.weight.set_value(weights[..., None, None])
+    assert pruner.lost_channels() == {"weight": (3, 6)}
+
+
+# The model changes after the pruner was made.
+
+
+class Heads(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def new_head(net):
+    net.head = nn.Linear(4, 2)
+
+
+def new_weight(net):
+    net.head.weight = net.head.create_parameter([4, 2])
+
+
+def new_inner_layer(net):
+    net.body[0] = nn.Linear(4, 4)
+
+
+def a_layer_more(net):
+    net.body.add_sublayer("more", nn.Linear(4, 4))
+
+
+def a_parameter_more(net):
+    net.head.more = net.head.create_parameter([4, 2])
+
+
+def a_layer_less(net):
+    del net.head
+
+
+def weight_norm(net):
+    nn.utils.weight_norm(net.head)
+
+
+@pytest.mark.filterwarnings("ignore:The program will return to single-card operation")
+@pytest.mark.parametrize("wrap", [lambda net: net, paddle.DataParallel], ids=["plain", "parallel"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (new_head, "head.weight"),
+        (new_weight, "head.weight"),
+        (new_inner_layer, "body.0.weight"),
+        (a_layer_more, "body.more.weight"),
+        (a_parameter_more, "head.more"),
+        (a_layer_less, "head.weight"),
+        (weight_norm, "head.weight, head.weight_v"),
+    ],
+)
+def test_replaced_weights_are_noticed(change, named, wrap):
+    net = Heads()
+    pruner = stepped(wrap(net), "ratio", ratio=0.5)
+    change(net)
+    wanted = rf"has other weights .*\({named}\): make a new pruner"
+    for use in (pruner.step, pruner.__str__, pruner.prunable_sparsity, pruner.lost_channels):
+        with pytest.raises(ValueError, match=wanted):
+            use()
+    stepped(wrap(net), "ratio", ratio=0.5)
+
+
+def test_gmp_notices_replaced_weights_too():
+    net = Heads()
+    configs = {"stable_iterations": 0, "pruning_iterations": 2, "tunning_iterations": 1,
+               "pruning_steps": 1, "initial_ratio": 0.1}  # fmt: skip
+    pruner = GMPUnstructuredPruner(net, configs=configs)
+    pruner.step()
+    new_head(net)
+    with pytest.raises(ValueError, match="make a new pruner"):
+        pruner.step()
+
+
+def test_remove_weight_norm_is_noticed():
+    net = Heads()
+    nn.utils.weight_norm(net.head)
+    pruner = UnstructuredPruner(net, "ratio", ratio=0.5)
+    for _ in range(2):
+        net(paddle.ones([1, 4]))  # which makes head.weight anew
+        pruner.step()
+    nn.utils.remove_weight_norm(net.head)
+    with pytest.raises(ValueError, match="make a new pruner"):
+        pruner.step()
+
+
+def test_a_skipped_name_that_is_gone_is_noticed():
+    net = Heads()
+    names = {"head", "body.0.bias", "body.1"}
+    pruner = stepped(net, "ratio", skip_params_func=lambda net: names)
+    a_layer_less(net)
+    with pytest.raises(ValueError, match=r"no layer or parameter is named 'head'.*make a new prun"):
+        pruner.step()
+
+
+@pytest.mark.filterwarnings("ignore:The program will return to single-card operation")
+def test_what_leaves_the_weights_alone_may_change(tmp_path):
+    net = Heads()
+    pruner = stepped(net, "ratio", ratio=0.5)
+    net.set_state_dict({name: value * 2 for name, value in net.state_dict().items()})
+    pruner.step()
+    net.body.add_sublayer("dropout", nn.Dropout(0.5))
+    net.body.add_sublayer("norm", nn.LayerNorm(4))
+    net.body[0].bias = net.body[0].create_parameter([4], is_bias=True)
+    pruner.step()
+    assert list(pruner.masks) == ["body.0.weight", "head.weight"]
+    paddle.DataParallel(net)
+    paddle.save(net.state_dict(), str(tmp_path / "net"))
+    net.set_state_dict(paddle.load(str(tmp_path / "net")))
+    pruner.step()
+    assert pruner.prunable_sparsity() == 0.5
+    assert "body.0.weight" in str(pruner)
+
+
+def test_a_recurrent_network_is_no_change():
+    net = nn.LSTM(3, 4)
+    pruner = UnstructuredPruner(net, "ratio", ratio=0.5)
+    for _ in range(2):
+        net(paddle.ones([1, 2, 3]))[0].sum().backward()
+        pruner.step()
+    assert pruner.prunable_sparsity() == 0.5
 
 
 # Saving and resuming.
@@ -1163,18 +1428,6 @@ def test_a_block_beyond_the_weight_is_the_weight(block, monkeypatch):
     net = net_of(np.ones((3, 4)), np.full((2, 5), 2.0))
     pruner = stepped(net, "ratio", ratio=0.55, sparse_block=[4096, 4096])
     assert [mask.any() for mask in map(np.array, masks_of(pruner))] == [False, True]
-
-
-def test_float32_originals_of_16_bit_weights_are_pruned_with_the_optimizers_state():
-    net = net_of([[1, 2, 3, 4]], dtype="bfloat16")
-    originals = paddle.to_tensor([[1.0, 2, 3, 4]])
-
-    class Optimizer:
-        def state_dict(self):
-            return {"master_weights": {net.w0.name: originals}}
-
-    UnstructuredPruner(net, "ratio", ratio=0.5, optimizer=Optimizer()).step()
-    assert originals.tolist() == [[0, 0, 3, 4]]
 
 
 def test_a_state_that_lacks_something_changes_nothing():
