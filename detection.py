@@ -12,31 +12,15 @@ import paddle.distributed as dist
 
 import yolov3
 from mean_ap import average_precision, hits
+from options import DETECTORS
 from program import build
 from voc_reader import VOCDataset, read_classes
 
 DATA = ["voc"]
-MODELS = ["yolov3"]
-PRETRAINED = DATA  # start from ImageNet weights by default
+MODELS = DETECTORS
 COUNTED = ("loss",)  # while training, as means over the samples
 MEASURED = ("map_11point", "map_area")  # by the metric; the first one tells which weights are best
-OWN_OPTIONS = ["train_sizes", "augmentation", "mixup_epochs"]
 SHOWN_SCORE, SHOWN_PICTURES = 0.3, 100  # which detections are drawn, and how many pictures
-# What differs from classification's defaults; PaddleDetection's yolov3_mobilenet_v1_270e_voc.
-DEFAULTS = {
-    "model": "yolov3",
-    "batch_size": 8,
-    "batch_size_for_validation": 8,
-    "lr": 0.001,
-    "l2_decay": 5e-4,
-    "num_epochs": 270,
-    "step_epochs": [216, 243],
-    "warmup_steps": 1000,
-    "augmentation": "full",
-    "mixup_epochs": 250,
-    "image_size": 416,
-    "train_sizes": [320, 608],
-}
 
 
 def num_classes(options) -> int:
@@ -71,9 +55,7 @@ def make_dataset(options, mode: str) -> VOCDataset:
 
 
 def make_model(options, pretrained: bool = False) -> yolov3.YOLOv3:
-    """Raises ValueError: there is no such model, or its ImageNet weights cannot be had."""
-    if options.model not in MODELS:
-        raise ValueError(f"there is no model {options.model!r} for {options.data}; take yolov3")
+    """Raises ValueError: its ImageNet weights cannot be had."""
     arguments = options.num_classes, options.scale, pretrained
     return build(lambda: yolov3.YOLOv3(*arguments), options.model, options.scale, pretrained)
 

@@ -11,8 +11,17 @@ so are data set and image size where they are not given.
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
+
+from command_line import one_line_errors, start
+from options import parse_evaluation
+
+parse = partial(parse_evaluation, __doc__)
+if __name__ == "__main__":
+    start(parse)
+
 import json
+import math
 import os
 import sys
 import time
@@ -20,41 +29,23 @@ from pathlib import Path
 
 import checkpoint
 import runtimes
-from program import (
-    Loader,
-    class_names,
-    evaluate,
-    listed,
-    number,
-    one_line_errors,
-    set_device,
-    shortened,
-)
+from program import Loader, class_names, evaluate, listed, set_device, shortened
 from sampler import EpochBatchSampler
-from tasks import add_common_options, trained_options
+from tasks import trained_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--pruned_model",
-        default="models",
-        metavar="PATH",
-        help="folder, prefix or .pdparams file (default: %(default)s)",
-    )
-    add_common_options(parser)
-    add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s)")
-    add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
-    add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures")
-    add("--json", action="store_true", help="print the results as one line of JSON")
-    add("--per_layer", action="store_true", help="print a table of the layers' sparsity")
-    add("--runtime", choices=runtimes.NAMES, help="what runs a folder that export.py wrote")
-    add("--threads", type=number(int, 1), help="of --runtime (default: 1)")
-    return parser
+def sparsity_by_layer(prunable: dict) -> list[dict]:
+    """The rows of sparsity_table() for JSON."""
+    return [
+        {
+            "name": name,
+            "shape": list(weight.shape),
+            "weights": math.prod(weight.shape),
+            "sparsity": sparsity({name: weight}),
+        }
+        for name, weight in prunable.items()
+    ]
 
 
 def check_classes(names: list[str] | None, trained: dict) -> None:
@@ -77,16 +68,11 @@ def check_classes(names: list[str] | None, trained: dict) -> None:
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    if args.per_layer and args.runtime:
-        raise ValueError("--per_layer is of a checkpoint's weights: leave --runtime out")
-    if args.threads and not args.runtime:
-        raise ValueError("--threads is of --runtime; OMP_NUM_THREADS sets Paddle's own")
+    args = parse(argv)
     set_device(args.use_gpu)
     path = Path(args.pruned_model)
     weights = None if args.runtime else checkpoint.find_weights(path)
-    task, options, trained = trained_options(parser, argv, path if args.runtime else weights.parent)
+    task, options, trained = trained_options(parse, argv, path if args.runtime else weights.parent)
     if args.show:
         if not hasattr(task.Metric, "show"):
             raise ValueError("--show draws what a detector finds: it needs --data voc")
@@ -114,16 +100,16 @@ def main(argv=None) -> None:
         results["prunable_sparsity"] = sparsity(prunable)
         shown += "sparsity {sparsity:.4f} prunable {prunable_sparsity:.4f} ".format(**results)
     results["samples"] = tested["samples"]
-    if not args.json and hasattr(metric, "table"):
-        print(metric.table())
-    if args.per_layer:
-        print(sparsity_table(model, prunable))
-    images_a_second = results["samples"] / seconds
+    results["images_per_sec"] = round(tested["samples"] / seconds, 1)
     if args.json:
-        rate = {"images_per_second": round(images_a_second, 1)} if args.runtime else {}
-        print(json.dumps({**results, **rate}))
+        layers = {"layers": sparsity_by_layer(prunable)} if args.per_layer else {}
+        print(json.dumps({**results, **layers}))
     else:
-        print(f"{shown}samples {results['samples']} images/s {images_a_second:.1f}")
+        if hasattr(metric, "table"):
+            print(metric.table())
+        if args.per_layer:
+            print(sparsity_table(model, prunable))
+        print("{}samples {samples} images/s {images_per_sec}".format(shown, **results))
     if args.show:
         metric.show(args.show)
 

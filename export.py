@@ -11,7 +11,15 @@ what consists of the same operators. An export is run on random pictures before 
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
+
+from command_line import one_line_errors, start
+from options import parse_export
+
+parse = partial(parse_export, __doc__)
+if __name__ == "__main__":
+    start(parse)
+
 import os
 import re
 import subprocess
@@ -24,24 +32,13 @@ import paddle
 
 import checkpoint
 import runtimes
-from program import one_line_errors
-from tasks import add_common_options, trained_options
+from program import command, warn
+from tasks import trained_options
+from unstructured_pruner import prunable_parameters, sparsity
 
 MOST_APART = 1e-4  # of the largest output
+WORTHWHILE = 1 / 32  # sparsity that saves what the positions cost, a bit for a weight of 32
 OPSET = 13
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--pruned_model", default="models", metavar="PATH",
-        help="folder, prefix or .pdparams file (default: %(default)s)")  # fmt: skip
-    add("--format", choices=runtimes.NAMES, required=True)
-    add("--out", type=Path, required=True, metavar="DIR", help="may hold its other formats")
-    add_common_options(parser)
-    return parser
 
 
 class Leaky(paddle.nn.Layer):
@@ -131,11 +128,10 @@ def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    args = parse(argv)
     paddle.set_device("cpu")  # whose runtimes these are
     weights = checkpoint.find_weights(args.pruned_model)
-    task, options, trained = trained_options(parser, argv, weights.parent)
+    task, options, trained = trained_options(parse, argv, weights.parent)
     before = checkpoint.read_state(args.out)
     if before and "exported_from" not in before:
         raise ValueError(f"--out {args.out} holds a training; give another folder")
@@ -143,6 +139,9 @@ def main(argv=None) -> None:
     checkpoint.load_weights(model, weights)
     model.eval()
     source = {"exported_from": checkpoint.sha256(weights)}
+    zeros = sparsity(prunable_parameters(model))
+    if args.format == "sparse" and zeros < WORTHWHILE:
+        warn(f"sparse gains nothing on a dense network: {zeros:.2%} of its weights are 0")
     if before and before["exported_from"] != source["exported_from"]:
         raise ValueError(
             f"--out {args.out} holds exports of another checkpoint; "
@@ -179,10 +178,12 @@ def main(argv=None) -> None:
     state = {"epoch": 0, "step": 0, "finished": True, "options": known, **source}
     checkpoint.write_state(args.out, state)
     dense = sum(4 * p.size for p in model.state_dict().values())
-    print(
-        f"{args.format}: {size} bytes, {size / dense:.1%} of the weights as dense float32; "
-        f"difference from the model on random pictures {apart:.1e}"
-    )
+    data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
+    runtime = ["--runtime", args.format, *data_dir]
+    print("wrote", *(args.out / name for name in runtimes.files(args.format, args.out)))
+    print(f"{size:,} bytes, {size / dense:.1%} of the weights as dense float32")
+    print(f"difference from the model on random pictures {apart:.1e}; to measure it:")
+    print(command("evaluate.py", "--pruned_model", args.out, *runtime))
 
 
 if __name__ == "__main__":

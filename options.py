@@ -1,14 +1,41 @@
-"""The options of train.py, and which of them a resumed training has to repeat."""
+"""The command lines of train.py, evaluate.py and export.py. Nothing here needs Paddle."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
-import checkpoint
-from program import boolean, number
-from tasks import TASKS, add_common_options, input_size, other_defaults, parse
-from voc_reader import AUGMENTATIONS
+from command_line import Parser, boolean, number
+
+DETECTORS = ["yolov3"]
+DATA = ["cifar10", "imagenet", "fashion_mnist", "digits", "voc"]
+PRETRAINED = ["cifar10", "imagenet", "voc"]  # a training starts from ImageNet weights by default
+# Options of some data sets alone.
+OWN_OPTIONS = {
+    "data_dir": ["cifar10", "imagenet", "fashion_mnist", "voc"],
+    "train_sizes": ["voc"],
+    "augmentation": ["voc"],
+    "mixup_epochs": ["voc"],
+}
+# Defaults that differ; those of voc are PaddleDetection's, of yolov3_mobilenet_v1_270e_voc.
+DEFAULTS = {
+    "voc": {
+        "model": "yolov3",
+        "batch_size": 8,
+        "batch_size_for_validation": 8,
+        "lr": 0.001,
+        "l2_decay": 5e-4,
+        "num_epochs": 270,
+        "step_epochs": [216, 243],
+        "warmup_steps": 1000,
+        "augmentation": "full",
+        "mixup_epochs": 250,
+        "image_size": 416,
+        "train_sizes": [320, 608],
+    }
+}
+RUNTIMES = ("paddle", "onnx", "sparse")
 
 # Options that decide how a training goes on: a resumed run has to repeat them.
 LASTING = """
@@ -20,15 +47,75 @@ LASTING = """
 LASTING_GMP = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 
 
-def parse_args(argv=None, description: str = "") -> argparse.Namespace:
+def add_network_options(parser: Parser, saved: bool = False) -> None:
+    """Those of several programs; saved: a checkpoint's own come first."""
+    first = "the checkpoint's, else " if saved else ""
     # fmt: off
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=other_defaults(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     add = parser.add_argument
-    add_common_options(parser)
+    add("--data", choices=DATA, help=f"data set (default: {first}cifar10)")
+    add("--data_dir",
+        help="its folder (default: data, data/ILSVRC2012, data/fashion-mnist, data/VOCdevkit)")
+    add("--model", metavar="NAME", default="mobilenet_v1",
+        help="a classifier of paddle.vision.models, or yolov3 for voc "
+        f"(default: {first}mobilenet_v1, yolov3)")
+    add("--scale", type=number(float, 0.01), default=1.0,
+        help=f"its width (default: {first}%(default)s)")
+    add("--num_classes", type=number(int, 1),
+        help=f"number of classes (default: {first}the data set's)")
+    add("--image_size", type=number(int, 1, 4096), metavar="N",
+        help="side of the pictures; voc: of a test's "
+        f"(default: {first}imagenet 224, voc 416, others 32)")
+    # fmt: on
+
+
+def add_device_options(parser: Parser) -> None:
+    # fmt: off
+    add = parser.add_argument
+    add("--use_gpu", type=boolean, help="true or false (default: whether there is one)")
+    add("--num_workers", type=number(int, 0), default=16,
+        help="processes that read data, at most one a core (default: %(default)s)")
+    # fmt: on
+
+
+def input_size(text: str) -> int:
+    """An argparse type: a side of pictures that YOLOv3 takes."""
+    size = number(int, 32, 4096)(text)
+    if size % 32:
+        raise argparse.ArgumentTypeError(f"must be a multiple of 32, got {size}")
+    return size
+
+
+def parse(parser: Parser, argv, data: str | None) -> argparse.Namespace:
+    """The options with the defaults of --data or else of `data`, which they have to fit.
+
+    None: that is not known yet.
+    """
+    data = parser.parse_args(argv).data or data
+    parser.set_defaults(**DEFAULTS.get(data, {}))
+    args = parser.parse_args(argv)
+    args.data = data
+    if data is None:
+        return args
+    for name, others in OWN_OPTIONS.items():
+        value = getattr(args, name, None)
+        if data not in others and value not in (None, parser.get_default(name)):
+            why = "this needs --data voc" if others == ["voc"] else f"--data {data} needs no folder"
+            parser.error(f"--{name}: {why}")
+    if (args.model in DETECTORS) != (data == "voc"):
+        fitting = ["voc"] if args.model in DETECTORS else [name for name in DATA if name != "voc"]
+        parser.error(f"--model {args.model} needs --data {' or '.join(fitting)}")
+    if data == "voc" and args.image_size % 32:
+        parser.error(f"--image_size must be a multiple of 32 for {data}, got {args.image_size}")
+    return args
+
+
+def parse_training(text: str, argv=None) -> argparse.Namespace:
+    """Of train.py, whose docstring is the text."""
+    # fmt: off
+    parser = Parser(text, epilog=other_defaults())
+    add = parser.add_argument
+    add_network_options(parser)
+    add_device_options(parser)
     add("--log_period", type=number(int, 1), default=100,
         help="batches between log lines (default: %(default)s)")
     add("--batch_size", type=number(int, 1), default=64, help="per card (default: %(default)s)")
@@ -64,7 +151,8 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         help="gmp: the ratio rises from --initial_ratio to --ratio (default: %(default)s)")
     add("--stable_epochs", type=number(int, 0), default=0, help="gmp: dense epochs (%(default)s)")
     add("--pruning_epochs", type=number(int, 0), default=60, help="gmp: of the rise (%(default)s)")
-    add("--tunning_epochs", type=number(int, 0), default=60, help="gmp: at --ratio (%(default)s)")
+    add("--tunning_epochs", type=number(int, 0), default=60,
+        help="gmp: upstream's; all that follow the rise are at --ratio")
     add("--pruning_steps", type=number(int, 1), default=100, help="gmp: rises (%(default)s)")
     add("--initial_ratio", type=number(float, 0, 1), help="gmp: first (default: 0.15, or what is "
         "more the sparsity of the weights it starts from, then without --stable_epochs)")
@@ -86,30 +174,25 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         help="steps of the training a save, also inside an epoch (default: none)")
     add("--keep", type=number(int, 1), metavar="N",
         help="older checkpoints to keep beside the newest (default: all)")
-    add("--format", choices=checkpoint.FORMATS, default="pdparams",
+    add("--format", choices=["pdparams", "safetensors"], default="pdparams",
         help="of the saved weights (default: %(default)s)")
     add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0,
         help="of all randomness (default: %(default)s)")
     add("--train_sizes", type=input_size, nargs=2, metavar=("MIN", "MAX"),
         help="voc: side of the pictures, another one in each step (default: 320 608)")
-    add("--augmentation", choices=AUGMENTATIONS, help="voc: full is distorted colours, expand, "
+    add("--augmentation", choices=["full", "flip"], help="voc: full is distorted colours, expand, "
         "crop, flip and mixup (default: full)")
     add("--mixup_epochs", type=number(int, 0), help="voc: epochs with mixup (default: 250)")
     add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
     # fmt: on
-    args = parse(parser, argv, parser.parse_args(argv).data or "cifar10")
-    task = TASKS[args.data]
+    args = parse(parser, argv, "cifar10")
 
     def refuse(names: list[str], why: str) -> None:
         given = [f"--{n}" for n in names if getattr(args, n) != parser.get_default(n)]
         if given:
             parser.error(f"{', '.join(given)}: {why}")
 
-    for data, other in TASKS.items():
-        if other is not task:
-            refuse(other.OWN_OPTIONS, f"this needs --data {data}")
-    args.num_classes = args.num_classes or task.num_classes(args)
     args.classes = None  # their names, where the data set has some
     if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
         parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
@@ -129,6 +212,8 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         refuse(["ratio"], "it follows from the ratios of --distribution")
     if args.static_masks:
         refuse(how, "no new masks are made with --static_masks")
+        if given := parser.given(argv) & {"ratio", "threshold"}:
+            parser.error(f"--{given.pop()}: --static_masks keeps the zeros that are there")
     if args.pruning_strategy != "gmp":
         refuse([*LASTING_GMP, "tunning_epochs"], "this needs --pruning_strategy gmp")
     else:
@@ -151,14 +236,69 @@ def parse_args(argv=None, description: str = "") -> argparse.Namespace:
         parser.error("--use_pretrained and --pretrained_model exclude each other")
     if args.use_pretrained is None:
         args.use_pretrained = (
-            args.data in task.PRETRAINED and args.scale == 1 and not args.pretrained_model
+            args.data in PRETRAINED and args.scale == 1 and not args.pretrained_model
         )
     args.from_sparse = False  # train.py finds out; kept with the options for a resumed run
     return args
 
 
+def parse_evaluation(text: str, argv=None, data: str | None = None) -> argparse.Namespace:
+    """Of evaluate.py. The names of the options that were given are in `given`."""
+    parser = Parser(text)
+    # fmt: off
+    add = parser.add_argument
+    add("--pruned_model", default="models", metavar="PATH",
+        help="folder, prefix or .pdparams file (default: %(default)s)")
+    add_network_options(parser, saved=True)
+    add_device_options(parser)
+    add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s, voc: 8)")
+    add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
+    add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures")
+    add("--json", action="store_true", help="print the results as one line of JSON, and only that")
+    add("--per_layer", action="store_true", help="with a table of the layers' sparsity")
+    add("--runtime", choices=RUNTIMES, help="what runs a folder that export.py wrote")
+    add("--threads", type=number(int, 1), help="of --runtime (default: 1)")
+    # fmt: on
+    args = parse(parser, argv, data)
+    args.given = parser.given(argv)
+    if args.per_layer and args.runtime:
+        parser.error("--per_layer is of a checkpoint's weights: leave --runtime out")
+    if args.threads and not args.runtime:
+        parser.error("--threads is of --runtime; OMP_NUM_THREADS sets Paddle's own")
+    return args
+
+
+def parse_export(text: str, argv=None, data: str | None = None) -> argparse.Namespace:
+    """Of export.py. The names of the options that were given are in `given`."""
+    parser = Parser(text)
+    # fmt: off
+    add = parser.add_argument
+    add("--pruned_model", default="models", metavar="PATH",
+        help="folder, prefix or .pdparams file (default: %(default)s)")
+    add("--format", choices=RUNTIMES, required=True)
+    add("--out", type=Path, required=True, metavar="DIR", help="may hold its other formats")
+    add_network_options(parser, saved=True)
+    # fmt: on
+    args = parse(parser, argv, data)
+    args.given = parser.given(argv)
+    return args
+
+
+def other_defaults() -> str:
+    """For the end of --help."""
+    words = []
+    for name, value in DEFAULTS["voc"].items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return f"With --data voc the defaults are: {' '.join(words)}"
+
+
 def epoch(text: str) -> int | str:
-    return text if text == "latest" else number(int, -1)(text)
+    if text == "latest":
+        return text
+    try:
+        return number(int, -1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or 'latest'") from None
 
 
 def distribution(text: str) -> str | dict[str, float]:
@@ -166,7 +306,7 @@ def distribution(text: str) -> str | dict[str, float]:
         return text
     try:
         pairs = [part.split("=") for part in text.split(",")]
-        ratios = {name: float(ratio) for name, ratio in pairs}
+        ratios = {name: number(float, 0, 1)(ratio) for name, ratio in pairs}
         if len(ratios) < len(pairs):
             raise ValueError("a pattern stands there twice")
         return ratios
@@ -183,9 +323,9 @@ def same(one, other) -> bool:
 def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
     """The saved options, as on a command line, that go on otherwise under `args`."""
     idle = {"step_epochs"} if args.lr_strategy == "cosine_decay" else set()
-    if args.pruning_mode != "ratio":
+    if args.pruning_mode != "ratio" or args.static_masks:
         idle.add("ratio")
-    if args.pruning_mode != "threshold":
+    if args.pruning_mode != "threshold" or args.static_masks:
         idle.add("threshold")
     names = [name for name in LASTING if name not in idle]
     if args.lr_strategy == "cosine_decay" or args.pruning_strategy == "gmp":

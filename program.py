@@ -1,14 +1,13 @@
-"""What the programs share: option types, one-line errors, the device, the data loader."""
+"""What the programs share: signals to stop, the device, the data loader, a test."""
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import functools
 import os
+import shlex
+import shutil
 import signal
 import sys
-import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
@@ -19,79 +18,11 @@ from tqdm import tqdm
 
 from sampler import EpochBatchSampler
 
-# Printed by Paddle at the first step of every network with a BatchNorm, and true of all of them.
-warnings.filterwarnings("ignore", message="When training, we now always track global mean")
-
-
-def boolean(text: str) -> bool:
-    """PaddleSlim's booleans take a value: `--use_gpu false`."""
-    if text.lower() in ("true", "t", "yes", "y", "1"):
-        return True
-    if text.lower() in ("false", "f", "no", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
-
-
-def number(kind: type, minimum: float, maximum: float = float("inf")):
-    """An argparse type: an int or a finite float between two bounds, both included."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not (minimum <= value <= maximum and abs(value) != float("inf")):
-            limits = f">= {minimum}" if maximum == float("inf") else f"in [{minimum}, {maximum}]"
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {what} {limits}, got {text}")
-        return value
-
-    return parse
-
-
-def one_line_errors(main):
-    """A wrong input ends the program with one line on stderr and status 2, not with a traceback.
-
-    With PRUNING_TRACEBACK=1 in the environment the traceback is shown.
-    """
-
-    @functools.wraps(main)
-    def wrapped(argv=None):
-        try:
-            return main(argv)
-        except (ValueError, OSError, NotImplementedError, MemoryError) as error:
-            if os.environ.get("PRUNING_TRACEBACK") == "1":
-                raise
-            message, status = " ".join(str(error).splitlines()) or repr(error), 2
-            if isinstance(error, MemoryError):
-                message = f"not enough memory: {message}"
-        except KeyboardInterrupt:
-            message, status = "interrupted", 130
-        except Stopped as stopped:
-            message, status = str(stopped), 128 + stopped.signal
-        if "PADDLE_TRAINER_ID" in os.environ:
-            # Another rank failed, too, and was quicker: Paddle's launcher, which ends the others
-            # then, takes the status of one that leaves for its own.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-        name = os.path.basename(sys.modules[main.__module__].__file__)
-        sys.stdout.flush()
-        print(f"{name}: error: {message}", file=sys.stderr, flush=True)
-        sys.exit(status)
-
-    return wrapped
-
-
-class Stopped(Exception):
-    """The program was told to end by a signal."""
-
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.signal = number
-
 
 class StopSignals:
     """SIGINT and SIGTERM while it is entered: noted; a second one ends the program at once.
+
+    One that the program was started to ignore (SIGINT behind a script's `&`) stays ignored.
 
     (Not a rank of Paddle's launcher, which sends three, 0.2 s apart, and kills after 30 s.)
     """
@@ -103,17 +34,20 @@ class StopSignals:
         self._asked: paddle.Tensor | None = None
 
     def __enter__(self) -> StopSignals:
-        self._before = [signal.signal(number, self._note) for number in self.NUMBERS]
+        before = {number: signal.getsignal(number) for number in self.NUMBERS}
+        self._before = {n: handler for n, handler in before.items() if handler != signal.SIG_IGN}
+        for number in self._before:
+            signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error) -> None:
-        for number, handler in zip(self.NUMBERS, self._before):
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame) -> None:
         self.received = number
         if "PADDLE_TRAINER_ID" not in os.environ:  # Paddle's launcher repeats it, and then kills
-            for each in self.NUMBERS:
+            for each in self._before:
                 signal.signal(each, signal.SIG_DFL)
 
     def agreed(self) -> int:
@@ -126,6 +60,31 @@ class StopSignals:
         asked, self._asked = self._asked, paddle.to_tensor([self.received], dtype="int64")
         dist.all_reduce(self._asked, dist.ReduceOp.MAX)
         return 0 if asked is None else int(asked[0])
+
+
+def say(text: str, file=None) -> None:
+    """A line of rank 0, above the progress bars."""
+    if dist.get_rank() == 0:
+        tqdm.write(text, file=file)
+        (file or sys.stdout).flush()
+
+
+def warn(text: str) -> None:
+    say(f"{os.path.basename(sys.argv[0])}: warning: {text}", sys.stderr)
+
+
+def command(program: str, *options) -> str:
+    """A line for the shell that runs a program of this folder, from where the user is."""
+    python = os.path.basename(sys.executable)
+    if shutil.which(python) != sys.executable:
+        python = _seen_from_here(sys.executable)
+    path = _seen_from_here(os.path.join(os.path.dirname(__file__), program))
+    return shlex.join([python, path, *map(str, options)])
+
+
+def _seen_from_here(path: str) -> str:
+    here = os.path.join(os.getcwd(), "")
+    return path[len(here) :] if path.startswith(here) else path
 
 
 def gpu_there() -> bool:
@@ -267,8 +226,10 @@ def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dic
 
 
 def listed(values: dict, names: tuple[str, ...]) -> str:
-    """`loss 0.1234 top1 0.5000 `, of those that are there."""
-    return "".join(f"{name} {values[name]:.4f} " for name in names if values[name] is not None)
+    """`loss 0.123 top1 0.5000 `, of those that are there."""
+    digits = {"loss": 3}
+    there = [name for name in names if values[name] is not None]
+    return "".join(f"{name} {values[name]:.{digits.get(name, 4)}f} " for name in there)
 
 
 @paddle.no_grad()

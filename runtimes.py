@@ -10,8 +10,9 @@ import paddle
 
 import checkpoint
 import sparse_runtime
+from options import RUNTIMES
 
-NAMES = ("paddle", "onnx", "sparse")
+NAMES = RUNTIMES
 ONNX, SPARSE = "model.onnx", "model-sparse.safetensors"
 PADDLE = "inference"
 

@@ -14,6 +14,15 @@ saved. Epochs count from 0, the batch size is per card, accuracies and sparsitie
 
 from __future__ import annotations
 
+from functools import partial
+
+from command_line import Stopped, one_line_errors, start
+from options import different_options, parse_training
+
+parse = partial(parse_training, __doc__)
+if __name__ == "__main__":
+    start(parse)
+
 import argparse
 import hashlib
 import json
@@ -37,27 +46,31 @@ from paddle.optimizer import lr
 from tqdm import tqdm
 
 import checkpoint
-from options import different_options, parse_args
 from program import (
     Loader,
-    Stopped,
     StopSignals,
+    available_cores,
     class_names,
+    command,
     evaluate,
     listed,
-    one_line_errors,
+    say,
     set_device,
     shortened,
     summarize,
+    warn,
 )
 from sampler import EpochBatchSampler
-from tasks import TASKS
+from tasks import TASKS, check_model
 from unstructured_pruner import (
     GMPUnstructuredPruner,
     UnstructuredPruner,
     prunable_parameters,
     sparsity,
 )
+
+LEAST_SPARSITY = 0.001  # of weights that --static_masks keeps; a dense network has hardly a zero
+FIRST_STEPS = 100  # in which a learning rate that is too high shows
 
 
 @dataclass
@@ -77,6 +90,9 @@ class Run:
     seed: int  # of order, augmentation and dropout
     started_from: str | None  # what weights the training began with; None: random ones
     stop: StopSignals = field(default_factory=StopSignals)
+    bar: tqdm | None = None
+    waits: bool = False  # for pictures, which was said
+    first_losses: list | None = None  # of a training that starts from trained weights
     epoch: int = 0  # the one under way; its learning rate at the start, the sums of `counts` so
     epoch_lr: float | None = None  # far, and how many batches had a loss that is finite
     totals: paddle.Tensor | None = None
@@ -92,19 +108,30 @@ class Run:
 
 @one_line_errors
 def main(argv=None) -> None:
-    args = parse_args(argv, __doc__)
+    args = parse(argv)
+    check_model(args)
+    args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
     set_device(args.use_gpu)
     if args.amp and paddle.get_device() == "cpu":
         raise ValueError("--amp needs a GPU")
+    if args.lr == 0:
+        warn("--lr 0: the weights stay as they are, but for pruning")
+    if args.pruning_mode == "ratio" and args.ratio == 1:
+        warn(f"--ratio {args.ratio}: all prunable weights become 0")
     check_writable(args.model_path)
     if dist.get_world_size() > 1:
         if paddle.get_device() == "cpu":
             os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # also where Paddle was built for GPUs
         dist.init_parallel_env()
     run = set_up(args)
-    if run is not None:
-        with run.stop:
-            train(run)
+    if run is None:
+        return
+    with run.stop, progress(run) as run.bar:
+        train(run)
+    saved = (Path(args.model_path) / checkpoint.STATE).resolve().parent
+    data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
+    measure = command("evaluate.py", "--pruned_model", args.model_path, *data_dir)
+    say(f"saved {saved}; to measure it:\n{measure}")
 
 
 def set_up(args) -> Run | None:
@@ -115,7 +142,7 @@ def set_up(args) -> Run | None:
     if resumed and args.resume_epoch == "latest" and is_complete(args, resumed):
         if dist.get_rank() == 0:
             checkpoint.link_all(folder, Path(args.model_path))  # a kill may have prevented it
-        print(f"{folder} is the end of this training: nothing is left to do")
+        say(f"{folder} is the end of this training: nothing is left to do")
         return None
     task = TASKS[args.data]
     started_from = resumed.get("started_from") if resumed else start_of(args)
@@ -145,20 +172,73 @@ def set_up(args) -> Run | None:
     if resumed:
         go_on_from(run, resumed, folder)
         checkpoint.load_training(folder, run)
-    elif args.static_masks:
-        pruner.set_static_masks()
+    else:
+        if args.static_masks:
+            pruner.set_static_masks()
+        if args.pretrained_model or args.use_pretrained:
+            run.first_losses = []
+    if args.static_masks and pruner.prunable_sparsity() < LEAST_SPARSITY:
+        raise ValueError(
+            f"--static_masks keeps zeros, but of the weights of {folder or args.pretrained_model} "
+            f"{pruner.prunable_sparsity():.2%} are 0; give a pruned checkpoint, or leave it out"
+        )
     if dist.get_world_size() > 1:
         run.network = paddle.DataParallel(model)
         dist.barrier()  # every rank has read what the first may move now
     if dist.get_rank() == 0:
         same_run = folder and folder.resolve().parent == Path(args.model_path).resolve()
         again = args.resume_epoch == "latest" and not args.force
-        if folder:
-            print(f"going on from {folder}", flush=True)
         checkpoint.set_aside(args.model_path, resumed if same_run else None, again)
         if same_run:
             checkpoint.link_all(folder, Path(args.model_path))
+        say(description(run, folder))
     return run
+
+
+def description(run: Run, folder: Path | None) -> str:
+    """What is about to be trained and pruned, where it starts and where it will be."""
+    args, ranks = run.args, dist.get_world_size()
+    gpu = paddle.get_device() != "cpu"
+    device = paddle.device.cuda.get_device_name() if gpu else f"CPU, {available_cores()} cores"
+    weights = "random" if not args.use_pretrained else "Paddle's for ImageNet"
+    lines = {
+        "device": f"{device}{f', {ranks} processes' if ranks > 1 else ''}",
+        "data": f"{args.data}, {len(run.train_loader.dataset):,} pictures to train on, "
+        f"{len(run.val_loader.dataset):,} to test, "
+        f"{'x'.join(map(str, run.task.input_shape(args)))}, {args.num_classes} classes",
+        "steps": f"{len(run.train_loader):,} an epoch, {args.batch_size * ranks} pictures each, "
+        f"{args.num_epochs} epochs{f', ends at {args.max_steps:,}' if args.max_steps else ''}",
+        "model": f"{args.model} of width {args.scale:g}, {parameters(run.model):,} parameters",
+        "weights": str(folder or args.pretrained_model or weights),
+        "pruned": pruned(run),
+        "saved in": args.model_path,
+    }
+    return "\n".join(f"{name:9} {text}" for name, text in lines.items())
+
+
+def parameters(model, names=None) -> int:
+    """How many, of all tensors or of these."""
+    tensors = dict(model.named_parameters())
+    return sum(math.prod(tensors[name].shape) for name in (tensors if names is None else names))
+
+
+def pruned(run: Run) -> str:
+    args, pruner = run.args, run.pruner
+    if pruner is None:
+        return "nothing"
+    weights = parameters(run.model, pruner.masks)
+    of = (
+        f"of {weights:,} weights in {len(pruner.masks)} layers "
+        f"({weights / parameters(run.model):.1%} of the parameters)"
+    )
+    if args.static_masks:
+        return f"what is 0, {pruner.prunable_sparsity():.2%} {of}"
+    if args.pruning_mode == "threshold":
+        return f"what is smaller than {args.threshold:g}, {of}"
+    how = "" if pruner.distribution == "global" else f", {pruner.distribution}"
+    if args.pruning_strategy == "gmp":
+        return f"{args.initial_ratio:.2%} rising to {args.ratio:.2%} {of}{how}"
+    return f"{pruner.ratio:.2%} {of}{how}"
 
 
 def start_of(args) -> str | None:
@@ -184,12 +264,12 @@ def load_pretrained(model, args) -> None:
     path = checkpoint.find_weights(args.pretrained_model)
     other = argparse.Namespace(**{**vars(args), "num_classes": args.num_classes + 1})
     left_out = checkpoint.load_weights(model, path, lambda: TASKS[args.data].make_model(other))
-    if left_out and dist.get_rank() == 0:
+    if left_out:
         dense = " and dense" if args.static_masks else ""
-        print(
+        say(
             f"{path} is for another number of classes: {', '.join(left_out)} not loaded, but "
             f"random{dense}",
-            file=sys.stderr,
+            sys.stderr,
         )
 
 
@@ -230,13 +310,25 @@ def check_same_step(resumed: dict | None) -> None:
         )
 
 
+def progress(run: Run) -> tqdm:
+    """A bar on a terminal, over the steps of all epochs, with the time that is left."""
+    steps = run.args.num_epochs * len(run.train_loader)
+    return tqdm(
+        total=min(steps, run.args.max_steps or steps),
+        initial=run.step,
+        unit=" steps",
+        smoothing=0,  # the time left follows from all steps, with the tests between them
+        disable=None if dist.get_rank() == 0 else True,
+    )
+
+
 def train(run: Run) -> None:
     args, task, model, pruner = run.args, run.task, run.model, run.pruner
     main_rank, decisive = dist.get_rank() == 0, task.MEASURED[0]
     best = checkpoint.best(args.model_path, decisive)
-    epochs = range(run.epoch, args.num_epochs)
-    for epoch in tqdm(epochs, desc="epochs", disable=None if main_rank else True):
+    for epoch in range(run.epoch, args.num_epochs):
         run.epoch = epoch
+        run.bar.set_description(f"epoch {epoch} of {args.num_epochs}")
         if run.totals is None:
             run.epoch_lr = run.opt.get_lr()
             run.totals = paddle.zeros([len(task.COUNTED) + 1], "float64")
@@ -301,16 +393,9 @@ def train_epoch(run: Run) -> None:
     run.network.train()
     run.finite = paddle.full([], done, "int64")
     reading, main_rank = 0.0, dist.get_rank() == 0
-    bar = tqdm(
-        loader if done < len(loader) and run.step != args.max_steps else [],
-        desc=f"epoch {run.epoch}",
-        total=len(loader),
-        initial=done,
-        disable=None if main_rank else True,
-        leave=False,
-    )
+    batches = loader if done < len(loader) and run.step != args.max_steps else []
     started = waiting = time.perf_counter()
-    for batch, (images, *targets) in enumerate(bar, done + 1):
+    for batch, (images, *targets) in enumerate(batches, done + 1):
         reading += time.perf_counter() - waiting
         seed_step(run)
         with paddle.amp.auto_cast(enable=args.amp, level="O1"):
@@ -326,6 +411,9 @@ def train_epoch(run: Run) -> None:
         run.totals += task.counts(outputs, targets, loss)
         run.finite += paddle.isfinite(run.totals[0]).astype("int64")  # once NaN, always NaN
         run.step += 1
+        run.bar.update()
+        if run.first_losses is not None and len(run.first_losses) < FIRST_STEPS:
+            run.first_losses.append(loss.detach())
         if batch % args.log_period == 0:
             check_finite(run)
             if main_rank:
@@ -405,19 +493,40 @@ def seed_step(run: Run) -> None:
 
 
 def log(run: Run, batches: int, reading: float, started: float) -> None:
-    """A line, on a terminal above the bars: means over the epoch so far, of this rank."""
+    """A line, on a terminal above the bar: means over the epoch so far, of this rank."""
     result = summarize(run.totals, run.task.COUNTED)  # waits for the device
     seconds = time.perf_counter() - started
     images = batches * run.args.batch_size * dist.get_world_size()
-    tqdm.write(
-        f"epoch {run.epoch} batch {run.batch}/{len(run.train_loader)} "
-        f"{listed(result, run.task.COUNTED)}"
-        f"lr {run.opt.get_lr():.6g} images/s {images / seconds:.1f} "
-        f"reader {reading / batches:.4f} s batch {seconds / batches:.4f} s "
-        f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f}"
+    say(
+        f"epoch {run.epoch} batch {run.batch}/{len(run.train_loader)} train "
+        f"{listed(result, run.task.COUNTED[:2])}lr {run.opt.get_lr():.3g} "
+        f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f} {images / seconds:.0f} images/s"
     )
     say_what_is_lost(run)
-    sys.stdout.flush()
+    if reading > seconds / 2 and not run.waits:
+        run.waits = True
+        warn(f"{reading / seconds:.0%} of the time is spent on reading pictures; see --num_workers")
+    check_learning_rate(run)
+
+
+def check_learning_rate(run: Run) -> None:
+    """Says once that training began by ruining the weights it started from."""
+    if run.first_losses is None:
+        return
+    losses = [float(loss) for loss in run.first_losses]
+    if rises(losses):
+        warn(
+            f"the loss rises: --lr {run.args.lr:g} is likely too high for trained weights; "
+            f"try {run.args.lr / 100:g}"
+        )
+    if rises(losses) or len(losses) == FIRST_STEPS:
+        run.first_losses = None
+
+
+def rises(losses: list[float]) -> bool:
+    """Whether ten steps in a row are far above the first ones with the first masks."""
+    tens = [losses[i : i + 10] for i in range(4, len(losses) - 9)]
+    return any(np.mean(ten) > 1.5 * np.mean(losses[1:4]) for ten in tens)
 
 
 def say_what_is_lost(run: Run) -> None:
@@ -428,7 +537,7 @@ def say_what_is_lost(run: Run) -> None:
             run.lost[name] = whole
             short = name if len(name) <= 47 else f"...{name[-44:]}"  # a line of 100
             where = "" if whole else f"{lost} of {channels} output channels of "
-            tqdm.write(f"no weight is left in {where}{short}")
+            say(f"no weight is left in {where}{short}")
 
 
 def report(run: Run, record: dict) -> None:
@@ -437,14 +546,15 @@ def report(run: Run, record: dict) -> None:
         metrics.write(json.dumps(record) + "\n")
         metrics.flush()
         os.fsync(metrics.fileno())
-    tqdm.write(
-        f"epoch {record['epoch']} train_loss {record['train_loss']:.4f} "
-        f"{listed(record, run.task.MEASURED)}"
-        f"sparsity {record['sparsity']:.4f} prunable {record['prunable_sparsity']:.4f} "
-        f"images/s {record['images_per_sec']:.1f} seconds {record['seconds']:.1f}"
+    tested = listed(record, run.task.MEASURED)
+    say(
+        f"epoch {record['epoch']} train loss {record['train_loss']:.3f} "
+        f"{'test ' if tested else ''}{tested}"
+        f"sparsity {record['sparsity']:.4f}/{record['prunable_sparsity']:.4f} "
+        f"{record['seconds']:.0f} s"
     )
     say_what_is_lost(run)
-    sys.stdout.flush()
+    check_learning_rate(run)
 
 
 def make_loaders(args, seed: int) -> tuple[Loader, Loader]:
@@ -491,11 +601,10 @@ def start_gmp(args, model) -> None:
     args.initial_ratio, args.from_sparse = 0.15, sparse >= 0.01
     if args.from_sparse:
         args.initial_ratio = min(max(0.15, sparse), there.ratio)
-        if dist.get_rank() == 0:
-            print(
-                f"the weights are {sparse:.2%} sparse: gmp starts at --initial_ratio "
-                f"{args.initial_ratio:.4g}, without stable epochs"
-            )
+        say(
+            f"the weights are {sparse:.2%} sparse: gmp starts at --initial_ratio "
+            f"{args.initial_ratio:.4g}, without stable epochs"
+        )
 
 
 def which_weights(args) -> dict:

@@ -8,7 +8,6 @@ and a dense control trained for just as long. evaluate.py measures each saved ch
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import subprocess
@@ -17,6 +16,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from command_line import Parser, one_line_errors  # noqa: E402
+
 COMMON = ["--data", "digits", "--num_workers", "0", "--lr_strategy", "cosine_decay"]
 COMMON += ["--batch_size", "32", "--lr", "0.05"]
 THRESHOLD = 0.08  # prunes about half of this small network; 0.01 would prune 7% of it
@@ -27,21 +30,33 @@ METHODS = {
 }
 
 
-def run(program: str, *options: str) -> str:
-    """Runs train.py or evaluate.py; returns what it printed."""
+def run(program: str, *options: str, shown: bool = True) -> str | None:
+    """Runs a program of this project; returns what it printed, where that is not to be shown."""
     command = [sys.executable, str(ROOT / program), *map(str, options)]
     print("$ python", program, *options, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)  # its own last line on stderr says why
-    return done.stdout
+    child = subprocess.Popen(command, stdout=None if shown else subprocess.PIPE, text=True)
+    while True:
+        try:
+            out = child.communicate()[0]
+            break
+        except KeyboardInterrupt:  # which the program got, too: it saves, and ends by itself
+            continue
+    if child.returncode:
+        sys.exit(child.returncode)  # its own last line on stderr says why
+    return out
+
+
+def measure(folder: Path, *options: str) -> dict:
+    """What evaluate.py says."""
+    options = ["--pruned_model", folder, *options, "--num_workers", "0", "--json"]
+    return json.loads(run("evaluate.py", *options, shown=False))
 
 
 def train_and_measure(method: str, folder: Path, *options: str) -> dict:
     started = time.perf_counter()
     run("train.py", *COMMON, "--model_path", str(folder), *options)
     seconds = time.perf_counter() - started
-    result = json.loads(run("evaluate.py", "--pruned_model", str(folder), "--json"))
+    result = measure(folder)
     weights = (folder / "model-pruned.pdparams").read_bytes()
     gzipped = len(gzip.compress(weights, 6))
     return {"method": method, **result, "bytes": len(weights), "gzip": gzipped, "seconds": seconds}
@@ -62,8 +77,9 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dense_epochs", type=int, default=7, help="of the dense network")
     parser.add_argument("--epochs", type=int, default=6, help="of each run from its weights")

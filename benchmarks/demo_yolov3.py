@@ -9,7 +9,6 @@ saved checkpoint. The last line is JSON; mean average precisions are fractions.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -18,8 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.demo import run  # noqa: E402
+from benchmarks.demo import measure, run  # noqa: E402
 from benchmarks.shapes import make  # noqa: E402
+from command_line import Parser, one_line_errors  # noqa: E402
 
 RATIO = 0.565
 COMMON = ["--data", "voc", "--scale", "0.125", "--image_size", "96", "--train_sizes", "96", "96"]
@@ -27,8 +27,9 @@ COMMON += ["--augmentation", "flip", "--num_workers", "0", "--lr", "0.02"]
 COMMON += ["--lr_strategy", "cosine_decay", "--test_period", "1000"]
 
 
+@one_line_errors
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=400, help="to train on (%(default)s)")
     parser.add_argument("--dense_epochs", type=int, default=20, help="of the dense network")
@@ -61,8 +62,7 @@ def main(argv=None) -> None:
         started = time.perf_counter()
         run("train.py", *common, *options, "--model_path", str(folder))
         seconds += time.perf_counter() - started
-        measure = ["--pruned_model", str(folder), "--data_dir", str(data), "--json"]
-        rows[method] = json.loads(run("evaluate.py", *measure, "--num_workers", "0"))
+        rows[method] = measure(folder, "--data_dir", str(data))
     print(
         f"\nYOLOv3-MobileNetV1 x0.125, {args.pictures} pictures of shapes, 96 px, seed {args.seed}"
     )

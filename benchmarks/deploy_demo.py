@@ -8,8 +8,6 @@ the median over one picture at a time on one thread, the forms in turns.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import paddle
 
 import checkpoint
+import export
 import runtimes
 import tasks
 from benchmarks import demo
-from export import make_parser
-from program import number, one_line_errors
+from command_line import Parser, number, one_line_errors
 
 DEMO = demo.ROOT / "models" / "demo" / "ratio-0.55"
 
@@ -33,7 +31,7 @@ def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, fl
     """Median seconds of one picture, by form."""
     weights = checkpoint.find_weights(checkpoint_path)
     argv = ["--format", "onnx", "--out", str(exports)]
-    task, options, _ = tasks.trained_options(make_parser(), argv, weights.parent)
+    task, options, _ = tasks.trained_options(export.parse, argv, weights.parent)
     model = task.make_model(options)
     checkpoint.load_weights(model, weights)
     model.eval()
@@ -59,9 +57,7 @@ def size(folder: Path, form: str) -> int:
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--pruned_model", type=Path, default=DEMO, help="(default: the demo's at 55%%)")
     add("--out", type=Path, default=demo.ROOT / "models" / "deploy_demo")
@@ -71,16 +67,10 @@ def main(argv=None) -> None:
         demo.main([])
     for name in runtimes.NAMES:
         options = ["--pruned_model", args.pruned_model, "--format", name, "--out", args.out]
-        print(demo.run("export.py", *options), end="")
-    told = ["--json", "--num_workers", "0"]
-    results = {
-        "checkpoint": json.loads(
-            demo.run("evaluate.py", "--pruned_model", args.pruned_model, *told)
-        )
-    }
+        demo.run("export.py", *options)
+    results = {"checkpoint": demo.measure(args.pruned_model)}
     for name in runtimes.NAMES:
-        options = ["--pruned_model", args.out, "--runtime", name, *told]
-        results[name] = json.loads(demo.run("evaluate.py", *options))
+        results[name] = demo.measure(args.out, "--runtime", name)
     seconds = latencies(args.pruned_model, args.out, args.rounds)
     print("\n| form | size, KB | top-1 | top-5 | ms a picture |\n|---|---|---|---|---|")
     for form, result in results.items():

@@ -33,7 +33,8 @@ sys.path.insert(0, str(ROOT))
 
 import checkpoint  # noqa: E402
 from cifar_reader import FashionMNIST  # noqa: E402
-from program import available_cores, number, one_line_errors  # noqa: E402
+from command_line import number, one_line_errors  # noqa: E402
+from program import available_cores  # noqa: E402
 
 SUBSET = 10_000
 SEEDS = 3

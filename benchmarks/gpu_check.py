@@ -21,7 +21,8 @@ import numpy as np
 import paddle
 from paddle.vision.models import mobilenet_v1
 
-from program import gpu_there, one_line_errors, set_device
+from command_line import one_line_errors
+from program import gpu_there, set_device
 from unstructured_pruner import UnstructuredPruner
 
 

@@ -26,7 +26,7 @@ except ImportError:
 
 import checkpoint
 from benchmarks.experiments import ROWS, read_runs
-from program import one_line_errors
+from command_line import one_line_errors
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -44,7 +44,7 @@ from paddle.vision.models import mobilenet_v1
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import masking
-from program import number, one_line_errors
+from command_line import number, one_line_errors
 from unstructured_pruner import (
     GMPUnstructuredPruner,
     UnstructuredPruner,

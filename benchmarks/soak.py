@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import checkpoint
-from program import number, one_line_errors
+from command_line import number, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ["--data", "digits", "--scale", "0.25", "--use_gpu", "false", "--num_workers", "0"]

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def library(instruction_set: str | None = None) -> ctypes.CDLL:
         key.update(part)
     path = cache() / f"kernels-{chosen}-{key.hexdigest()[:16]}.so"
     if not path.exists():
+        told = f"compiling the sparse runtime for {chosen} (once, up to a minute)"
+        print(told, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
             run([*command, *[str(s) for s in sources if s.suffix == ".cpp"], "-o", str(built)])

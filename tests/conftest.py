@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import signal
 import tarfile
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from pathlib import Path
@@ -86,3 +87,11 @@ def error_line(capfd, main, *options) -> str:
     assert ended.value.code == 2
     assert "Traceback" not in out + err
     return err.rstrip("\n").splitlines()[-1]
+
+
+@pytest.fixture
+def terminal():
+    """Ctrl-C works, in this process and in those that it starts, also where the tests ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
@@ -81,6 +82,33 @@ def test_the_difference_of_outputs(theirs, apart):
     ours = [np.float32([2, 0]), np.float32([4e-9])]
     found = export.difference(ours, [np.float32(output) for output in theirs])
     assert found == pytest.approx(apart, rel=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", runtimes.NAMES)
+def test_it_tells_what_it_wrote_and_how_to_measure_that(name, trained, tmp_path, capsys):
+    out = tmp_path / "the export"
+    export.main(["--pruned_model", str(trained), "--format", name, "--out", str(out)])
+    printed, errors = capsys.readouterr()
+    wrote, size, apart, command = printed.splitlines()
+    assert errors == ""
+    assert wrote == f"wrote {' '.join(str(out / file) for file in runtimes.files(name, out))}"
+    files = sum((out / file).stat().st_size for file in runtimes.files(name, out))
+    assert size.startswith(f"{files:,} bytes, ")
+    assert apart.startswith("difference from the model on random pictures ")
+    done = subprocess.run(f"{command} --json", shell=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["samples"] == 360
+
+
+@pytest.mark.parametrize(("ratio", "told"), [("0.02", True), ("0.04", False)])
+def test_a_dense_network_gains_nothing_from_sparse(ratio, told, tmp_path, capsys):
+    train.main(["--data", "digits", "--scale", "0.1", "--num_workers", "0", "--max_steps", "1",
+                "--ratio", ratio, "--model_path", str(tmp_path / "m")])  # fmt: skip
+    for name in ("sparse", "paddle"):
+        capsys.readouterr()
+        export.main(["--pruned_model", str(tmp_path / "m"), "--format", name,
+                     "--out", str(tmp_path / "out")])  # fmt: skip
+        line = "warning: sparse gains nothing on a dense network: 2.00% of its weights are 0\n"
+        assert (line in capsys.readouterr().err) is (told and name == "sparse")
 
 
 def test_without_onnxruntime(exported, capsys, monkeypatch):

@@ -388,7 +388,7 @@ def test_a_signal_to_stop_saves_one_checkpoint(to, workers, common, one, tmp_pat
     assert 3 <= step <= 6
     for rank in (0, 1):
         log = (tmp_path / "log" / f"workerlog.{rank}").read_text()
-        assert f"train.py: error: stopped by SIGTERM after step {step}, which is saved" in log
+        assert f"train.py: stopped by SIGTERM after step {step}, which is saved" in log
     assert status == (signal.SIGTERM if to == "launcher" else 128 + signal.SIGTERM)
     assert [rank["saved"] for rank in ranks(tmp_path)] == [[[0, step]], []]
     # The launcher kills a rank that still saves once another has left.
@@ -402,8 +402,8 @@ def test_a_rank_that_leaves_keeps_its_status_when_the_launcher_ends_it(tmp_path)
     """As happens where all ranks meet the same fault and one is quicker."""
     script = tmp_path / "leaving.py"
     script.write_text(
-        "import atexit, os, signal, sys, program\n"
-        "@program.one_line_errors\n"
+        "import atexit, os, signal, sys, command_line\n"
+        "@command_line.one_line_errors\n"
         "def main(argv=None):\n"
         "    raise ValueError('no')\n"
         "atexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"

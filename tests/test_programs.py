@@ -37,7 +37,8 @@ def test_what_was_saved_is_what_was_measured(options, small, tmp_path, capsys):
     capsys.readouterr()
     evaluate.main(["--pruned_model", str(tmp_path), "--data_dir", small[1], "--json"])
     measured = json.loads(capsys.readouterr().out)
-    assert list(measured) == ["top1", "top5", "loss", "sparsity", "prunable_sparsity", "samples"]
+    keys = ["top1", "top5", "loss", "sparsity", "prunable_sparsity", "samples", "images_per_sec"]
+    assert list(measured) == keys
     assert measured["samples"] == 10
     for key in ("top1", "top5", "sparsity", "prunable_sparsity"):
         assert measured[key] == record[key]
@@ -240,7 +241,7 @@ def test_a_paddleslim_checkpoint_loses_its_masks(small, tmp_path, capsys):
         (["--batch_size", "41"], "41"),
         (["--lr_strategy", "poly"], "argument --lr_strategy: invalid choice: 'poly'"),
         (["--use_gpu", "maybe"], "argument --use_gpu: must be true or false, got 'maybe'"),
-        (["--model", "resnet19"], "argument --model: invalid choice: 'resnet19'"),
+        (["--model", "resnet19"], "no model 'resnet19' for cifar10; did you mean resnet18? There"),
         (["--step_epochs", "60", "30"], "argument --step_epochs: must increase, got [60, 30]"),
         (["--amp"], "--amp needs a GPU"),
         (["--resume_epoch", "3"], "--resume_epoch needs --pretrained_model"),
@@ -328,7 +329,7 @@ def test_readers_end_with_a_killed_training(tmp_path):
     run = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *options], stdout=subprocess.PIPE, text=True
     )
-    assert run.stdout.readline().startswith("epoch 0 batch 1/179 ")
+    assert any(line.startswith("epoch 0 batch 1/179 ") for line in run.stdout)
     run.kill()
     run.communicate(timeout=20)  # ends when the last process that could write to it has
 
@@ -460,7 +461,7 @@ def test_options_that_differ_from_the_checkpoints_are_refused(small, tmp_path, c
 def test_a_resumed_static_run_stays_static(small, tmp_path):
     folders = [tmp_path / name for name in "abc"]
     train.main([*small, "--num_epochs", "1", "--ratio", "0.6", "--model_path", str(folders[0])])
-    common = [*small, "--static_masks", "--ratio", "0.1", "--model_period", "1"]
+    common = [*small, "--static_masks", "--model_period", "1"]
     train.main([*common, "--num_epochs", "1", "--model_path", str(folders[1]),
                 "--pretrained_model", str(folders[0])])  # fmt: skip
     train.main([*common, "--num_epochs", "2", "--model_path", str(folders[2]),
@@ -557,7 +558,7 @@ def test_a_resume_that_is_forced_takes_the_new_options(small, tmp_path):
     resume = ["--pretrained_model", a, "--resume_epoch", "3", "--force", "--num_epochs", "5"]
     train.main([*common, *GMP, *resume, "--model_path", b])  # to 0.75
     assert metrics(tmp_path / "b")[-1]["prunable_sparsity"] == pytest.approx(0.75, abs=1e-5)
-    train.main([*common, *resume, "--static_masks", "--ratio", "0.9", "--model_path", c])
+    train.main([*common, *resume, "--static_masks", "--model_path", c])
     assert metrics(tmp_path / "c")[-1]["prunable_sparsity"] == pytest.approx(0.5, abs=1e-5)
     assert metrics(tmp_path / "c")[-1]["threshold"] is None
 

@@ -256,7 +256,7 @@ def test_keep_removes_the_oldest(small, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("testing", [False, True])
 def test_a_signal_saves_the_step_and_the_run_goes_on(
-    number, testing, small, tmp_path, capfd, monkeypatch
+    number, testing, small, tmp_path, capfd, monkeypatch, terminal
 ):  # fmt: skip
     common = [*small, "--num_epochs", "3", "--model_period", "1", "--test_period", "1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -276,7 +276,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
     monkeypatch.undo()
     assert ended.value.code == 128 + number
     message = capfd.readouterr().err.splitlines()[-1]
-    assert message.startswith(f"train.py: error: stopped by {signal.Signals(number).name} after")
+    assert message.startswith(f"train.py: stopped by {signal.Signals(number).name} after")
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     train.main([*common, "--model_path", str(stopped), "--resume_epoch", "latest"])
     assert_same_end(whole, stopped)
@@ -289,8 +289,8 @@ def started(folder, *options) -> subprocess.Popen:
          "--use_gpu", "false", "--log_period", "1", "--model_path", folder],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    for _ in range(2):
-        run.stdout.readline()
+    lines = (line for line in run.stdout if line.startswith("epoch "))
+    next(lines), next(lines)
     return run
 
 
@@ -318,7 +318,7 @@ def test_a_signal_to_the_whole_group_is_one_to_the_readers_too(tmp_path):
     os.killpg(run.pid, signal.SIGTERM)
     status, line = ended(run)
     assert status == 143
-    assert line.startswith("train.py: error: stopped by SIGTERM after step ")
+    assert line.startswith("train.py: stopped by SIGTERM after step ")
     assert checkpoint.find_latest(tmp_path) is not None
 
 
@@ -457,3 +457,19 @@ def test_files_of_another_program_are_set_aside(small, tmp_path, capfd):
     assert [(aside / name).read_text() for name in (WEIGHTS, checkpoint.BEST)] == ["mine", "mine"]
     message = error_line(capfd, train.main, *common, "--model_path", tmp_path / "epoch-0")
     assert "is the name of a checkpoint" in message
+
+
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
+    """As of what a script starts with `&`: Ctrl-C is then meant for another program."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = started(tmp_path, "--batch_size", "64", "--num_workers", "0")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    run.send_signal(signal.SIGINT)
+    for _ in range(3):
+        assert run.stdout.readline()
+    run.send_signal(signal.SIGTERM)
+    status, line = ended(run)
+    assert status == 143
+    assert line.startswith("train.py: stopped by SIGTERM after step ")

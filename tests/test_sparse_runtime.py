@@ -526,12 +526,14 @@ def compiled(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("cache/paddle-unstructured-pruning/*"))
 
 
-def test_the_kernels_are_compiled_once(compiler, tmp_path):
+def test_the_kernels_are_compiled_once(compiler, tmp_path, capsys):
     right = expected(SMALL, pictures(SMALL, 1))[0]
     for _ in range(3):
         build.library.cache_clear()  # as in another process
         result = Network(SMALL, instruction_set="plain", tune=False)(pictures(SMALL, 1))
         np.testing.assert_allclose(result, right, rtol=1e-4, atol=1e-4)
+    told = "compiling the sparse runtime for plain (once, up to a minute)\n"
+    assert capsys.readouterr() == ("", told)
     (command,) = compiler()
     assert all(f"{name}.cpp" in command for name in ("network", "patches", "pointwise", "pool"))
     (name,) = compiled(tmp_path)  # and nothing beside it

@@ -1,0 +1,115 @@
+"""What programs do before Paddle is there: wrong command lines, --help, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PROGRAMS = ["train.py", "evaluate.py", "export.py"]
+WITHOUT_PADDLE = """
+import runpy, sys
+program, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = program
+sys.path.insert(0, sys.path.pop(0).rpartition("/")[0] or ".")
+try:
+    runpy.run_path(program, run_name="__main__")
+finally:
+    heavy = {"paddle", "numpy", "cv2", "tqdm"} & set(sys.modules)
+    print("imported:", *sorted(heavy))
+"""
+
+
+def start(tmp_path, program, *options, **environment):
+    script = tmp_path / "without_paddle.py"
+    script.write_text(WITHOUT_PADDLE)
+    return subprocess.run(
+        [sys.executable, script, ROOT / program, *options], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "message"),
+    [
+        ("train.py", ["--epochs", "3"], "there is no option --epochs: did you mean --num_epochs?"),
+        ("train.py", ["--prunig_mode=none"],
+         "there is no option --prunig_mode: did you mean --pruning_mode?"),
+        ("train.py", ["--zzz"], "there is no option --zzz: --help shows all"),
+        ("train.py", ["digits"], "'digits' belongs to no option"),
+        ("train.py", ["--ratio", "55"],
+         "argument --ratio: must be a number in [0, 1], got 55; did you mean 0.55?"),
+        ("train.py", ["--ratio", "1.2"], "argument --ratio: must be a number in [0, 1], got 1.2"),
+        ("train.py", ["--distribution", "conv*=60"],
+         "argument --distribution: must be a number in [0, 1], got 60; did you mean 0.6?"),
+        ("train.py", ["--resume_epoch", "last"],
+         "argument --resume_epoch/--last_epoch: must be a whole number >= -1, got last; "
+         "or 'latest'"),
+        ("train.py", ["--static_masks", "--pretrained_model", "x", "--ratio", "0.55"],
+         "--ratio: --static_masks keeps the zeros that are there"),
+        ("train.py", ["--data", "digits", "--data_dir", "x"],
+         "--data_dir: --data digits needs no folder"),
+        ("train.py", ["--model", "yolov3"], "--model yolov3 needs --data voc"),
+        ("evaluate.py", ["--pruned", "x", "--thread", "2"],
+         "--threads is of --runtime; OMP_NUM_THREADS sets Paddle's own"),
+        ("evaluate.py", ["--data", "digits", "--data_dir", "x"],
+         "--data_dir: --data digits needs no folder"),
+        ("export.py", ["--format", "sparse", "--output", "x"],
+         "the following arguments are required: --out"),
+        ("export.py", ["--format", "sparse", "--out", "x", "--num_class", "2", "--ratio", "2"],
+         "there is no option --ratio: --help shows all"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_one_line_before_paddle_is_imported(
+    program, options, message, tmp_path
+):
+    done = start(tmp_path, program, *options)
+    assert done.stderr == f"{program}: error: {message}\n"
+    assert done.stdout == "imported:\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_needs_no_paddle(program, tmp_path):
+    done = start(tmp_path, program, "--h")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--pruned_model" in done.stdout or "--pretrained_model" in done.stdout
+    assert done.stdout.endswith("imported:\n")
+
+
+def test_a_right_command_line_goes_on(tmp_path):
+    done = start(tmp_path, "evaluate.py", "--pruned_model", str(tmp_path), "--scale", "0.5")
+    assert done.returncode == 2
+    assert "holds no model-pruned.pdparams" in done.stderr
+    assert "paddle" in done.stdout
+
+
+def test_the_launcher_shows_the_error_once(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
+         "--log_dir", tmp_path / "log", ROOT / "train.py", "--epochs", "3"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    line = "train.py: error: there is no option --epochs: did you mean --num_epochs?\n"
+    assert (done.stdout + done.stderr).count("--num_epochs") == 1
+    assert (tmp_path / "log" / "workerlog.0").read_text() == line
+    assert (tmp_path / "log" / "workerlog.1").read_text() == ""
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_while_paddle_is_imported(program, tmp_path, terminal):
+    (tmp_path / "paddle.py").write_text("import time\nprint('now', flush=True)\ntime.sleep(60)\n")
+    options = ["--format", "onnx", "--out", tmp_path / "out"] if program == "export.py" else []
+    run = subprocess.Popen(
+        [sys.executable, ROOT / program, *options], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout.readline() == "now\n"
+    run.send_signal(signal.SIGINT)
+    out, errors = run.communicate(timeout=60)
+    assert (out, errors, run.returncode) == ("", f"{program}: interrupted\n", 130)
