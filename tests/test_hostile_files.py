@@ -199,8 +199,9 @@ class Refused:
         return message
 
     def evaluate(self, name: str, data="digits") -> str:
+        data_dir = [] if data == "digits" else ["--data_dir", self.folder]
         return self(name, evaluate.main, "--pruned_model", self.folder, "--scale", 0.25,
-                    "--data", data, "--data_dir", self.folder,
+                    "--data", data, *data_dir,
                     "--use_gpu", "false", "--num_workers", 0)  # fmt: skip
 
     def resume(self, name: str, content: bytes | None) -> str:
