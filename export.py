@@ -159,6 +159,11 @@ def main(argv=None) -> None:
     images = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
     images = paddle.to_tensor(images)
     expected = outputs(model, images)
+    if not all(np.isfinite(output).all() for output in expected):
+        raise ValueError(
+            f"{weights}: the outputs of the network are NaN or infinite: its training has "
+            "diverged; give another checkpoint"
+        )
     with tempfile.TemporaryDirectory(dir=args.out, prefix=".") as inside:
         SAVE[args.format](model, shape, Path(inside))
         exported = runtimes.load(args.format, inside, batch=2, threads=1)

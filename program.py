@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
+import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
@@ -202,7 +203,9 @@ def build(make, name: str, scale: float, pretrained: bool):
         ValueError: it cannot be as narrow or as wide, or its ImageNet weights cannot be had.
     """
     try:
-        return make()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = make()
     except (ZeroDivisionError, OverflowError, AssertionError, RuntimeError, OSError) as error:
         if isinstance(error, (ZeroDivisionError, OverflowError)) or (
             isinstance(error, AssertionError) and not pretrained  # Paddle 2.6
@@ -216,6 +219,20 @@ def build(make, name: str, scale: float, pretrained: bool):
             "~/.cache/paddle/hapi/weights, give --pretrained_model FILE with weights of the whole "
             "network, or --use_pretrained false to start from random weights"
         ) from None
+    skipped = [w for w in caught if str(w.message).startswith("Skip loading for ")]
+    for warning in caught:
+        if warning not in skipped:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if skipped:
+        names = [str(w.message).split()[3].rstrip(".") for w in skipped]
+        say(not_loaded(f"Paddle's {name}", names), sys.stderr)
+    return model
+
+
+def not_loaded(what: str, names: list[str]) -> str:
+    return f"{what} is for another number of classes: {', '.join(names)} not loaded, but random"
 
 
 def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dict:

@@ -54,6 +54,7 @@ from program import (
     command,
     evaluate,
     listed,
+    not_loaded,
     say,
     set_device,
     shortened,
@@ -266,11 +267,7 @@ def load_pretrained(model, args) -> None:
     left_out = checkpoint.load_weights(model, path, lambda: TASKS[args.data].make_model(other))
     if left_out:
         dense = " and dense" if args.static_masks else ""
-        say(
-            f"{path} is for another number of classes: {', '.join(left_out)} not loaded, but "
-            f"random{dense}",
-            sys.stderr,
-        )
+        say(f"{not_loaded(path, left_out)}{dense}", sys.stderr)
 
 
 def go_on_from(run: Run, saved: dict, folder: Path) -> None:

@@ -207,7 +207,8 @@ class UnstructuredPruner:
         self._parts = self._parts_now()
 
     def _parts_now(self) -> list:
-        return [part for holder in self._holders for part in holder.values()]
+        # dict's values(): an OrderedDict's own take twice the time.
+        return [part for holder in self._holders for part in dict.values(holder)]
 
     def _check_parts(self) -> None:
         """Only where a layer holds other objects than before, all names are looked up again."""

@@ -28,7 +28,8 @@ from sklearn.datasets import load_sample_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from imagenet_reader import ImageNetDataset, decode, random_box, resize
+from imagenet_reader import ImageNetDataset
+from readers.pictures import decode, random_box, resize
 
 WIDTH, HEIGHT = 500, 375
 

@@ -21,7 +21,7 @@ STD = np.float32([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 AREA = (0.08, 1.0)  # of a random crop, as a part of the picture's (Szegedy et al., 2014)
 RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB of RGB
-MAX_BYTES = 256 << 20  # of a picture's file
+MAX_BYTES = 3 * MAX_PIXELS + (1 << 20)  # of a file: all of them uncompressed, and headers
 MAX_SCANNED = 20 * MAX_PIXELS  # pixels by scans of a JPEG; a progressive one has about 10
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # the rest of Pillow's stay shut
 

@@ -270,3 +270,13 @@ def test_a_damaged_export_is_refused(name, exported, capsys):
         assert "damaged or replaced" in message
     finally:
         path.write_bytes(content)
+
+
+def test_a_network_that_has_diverged_is_called_so(trained, tmp_path, capfd):
+    state = paddle.load(str(checkpoint.find_weights(trained)))
+    state["fc.bias"][0] = float("nan")
+    paddle.save(state, str(tmp_path / "broken.pdparams"))
+    message = error_line(capfd, export.main, "--pruned_model", tmp_path / "broken", "--data",
+                         "digits", "--scale", 0.25, "--format", "paddle",
+                         "--out", tmp_path / "out")  # fmt: skip
+    assert message.endswith("its training has diverged; give another checkpoint")

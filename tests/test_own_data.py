@@ -350,6 +350,26 @@ def test_training_from_weights_for_another_number_of_classes(folders, small, tmp
             assert np.array_equal(before[name] == 0, after[name] == 0)
 
 
+def test_weights_of_paddle_for_another_number_of_classes(tmp_path, capfd, monkeypatch):
+    """As a download would give them."""
+    path = str(tmp_path / "weights.pdparams")
+    published = paddle.vision.models.mobilenet_v1(num_classes=1000).state_dict()
+    paddle.save(published, path)
+    monkeypatch.setattr(
+        "paddle.vision.models.mobilenetv1.get_weights_path_from_url", lambda *_: path
+    )
+    train.main(["--data", "digits", "--num_workers", "0", "--max_steps", "1", "--use_pretrained",
+                "--lr", "0", "--pruning_mode", "none", "--model_path", str(tmp_path)])  # fmt: skip
+    err = capfd.readouterr().err
+    assert (
+        err.count("Paddle's mobilenet_v1 is for another number of classes: fc.weight, fc.bias") == 1
+    )
+    assert "Skip loading" not in err
+    after = weights(tmp_path / WEIGHTS)
+    assert np.array_equal(after["conv1.0.weight"], published["conv1.0.weight"].numpy())
+    assert after["fc.weight"].shape == (1024, 10)
+
+
 # What a training draws
 
 

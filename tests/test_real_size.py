@@ -39,6 +39,7 @@ import voc_reader
 from checkpoint import MASKS, METRICS, STATE, WEIGHTS
 from cifar_reader import Cifar10, FashionMNIST
 from imagenet_reader import ImageNetDataset
+from readers.pictures import MAX_BYTES, MAX_PIXELS
 from sparse_runtime import Network, model_file
 from voc_reader import VOCDataset, read_annotation
 
@@ -244,7 +245,7 @@ def write_picture(folder: Path, data: bytes) -> ImageNetDataset:
 @pytest.mark.parametrize(
     "kind",
     ["JPEG", "PROGRESSIVE", *(pytest.param(k, marks=long) for k in ("PNG", "TIFF")),
-     pytest.param("BMP", marks=[long, pytest.mark.xfail(strict=True, reason="MAX_BYTES")])],
+     pytest.param("BMP", marks=long)],
 )  # fmt: skip
 def test_the_largest_picture(kind, tmp_path):
     data = large_picture(kind)
@@ -259,7 +260,7 @@ def test_the_largest_picture(kind, tmp_path):
 
 @pytest.mark.parametrize("header", [jpeg_header, png_header])
 def test_a_picture_of_a_line_more(header, tmp_path):
-    assert SIDE**2 <= imagenet_reader.MAX_PIXELS < SIDE * (SIDE + 1)
+    assert SIDE**2 <= MAX_PIXELS < SIDE * (SIDE + 1)
     with pytest.raises(ValueError, match=f"{SIDE} x {SIDE + 1} is too large"):
         write_picture(tmp_path, header(SIDE, SIDE + 1))[0]
 
@@ -273,7 +274,7 @@ def test_scans_of_a_large_jpeg(tmp_path):
 
 def test_a_file_of_too_many_bytes(tmp_path):
     dataset = write_picture(tmp_path, b"")
-    os.truncate(tmp_path / "a.JPEG", imagenet_reader.MAX_BYTES + 1)
+    os.truncate(tmp_path / "a.JPEG", MAX_BYTES + 1)
     with pytest.raises(ValueError, match="bytes are too much"):
         dataset[0]
 
