@@ -17,9 +17,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.demo import measure, run  # noqa: E402
-from benchmarks.shapes import make  # noqa: E402
-from command_line import Parser, one_line_errors  # noqa: E402
+from benchmarks.demo import measure, run
+from command_line import Parser, one_line_errors, start
+
+
+def parse(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=400, help="to train on (%(default)s)")
+    parser.add_argument("--dense_epochs", type=int, default=20, help="of the dense network")
+    parser.add_argument("--epochs", type=int, default=12, help="of each run from its weights")
+    parser.add_argument("--out", type=Path, default=ROOT / "models" / "demo_yolov3")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    start(parse)
+
+from benchmarks.shapes import make
 
 RATIO = 0.565
 COMMON = ["--data", "voc", "--scale", "0.125", "--image_size", "96", "--train_sizes", "96", "96"]
@@ -29,13 +44,7 @@ COMMON += ["--lr_strategy", "cosine_decay", "--test_period", "1000"]
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=400, help="to train on (%(default)s)")
-    parser.add_argument("--dense_epochs", type=int, default=20, help="of the dense network")
-    parser.add_argument("--epochs", type=int, default=12, help="of each run from its weights")
-    parser.add_argument("--out", type=Path, default=ROOT / "models" / "demo_yolov3")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     data = args.out / "shapes"
     make(data, args.pictures, args.pictures, 96, args.seed)
     common = [*COMMON, "--data_dir", str(data), "--seed", str(args.seed)]

@@ -15,16 +15,30 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import demo
+from command_line import Parser, number, one_line_errors, start
+
+DEMO = demo.ROOT / "models" / "demo" / "ratio-0.55"
+
+
+def parse(argv=None):
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--pruned_model", type=Path, default=DEMO, help="(default: the demo's at 55%%)")
+    add("--out", type=Path, default=demo.ROOT / "models" / "deploy_demo")
+    add("--rounds", type=number(int, 1), default=200, help="(default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    start(parse)
+
 import paddle
 
 import checkpoint
 import export
 import runtimes
 import tasks
-from benchmarks import demo
-from command_line import Parser, number, one_line_errors
-
-DEMO = demo.ROOT / "models" / "demo" / "ratio-0.55"
 
 
 def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, float]:
@@ -57,12 +71,7 @@ def size(folder: Path, form: str) -> int:
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--pruned_model", type=Path, default=DEMO, help="(default: the demo's at 55%%)")
-    add("--out", type=Path, default=demo.ROOT / "models" / "deploy_demo")
-    add("--rounds", type=number(int, 1), default=200, help="(default: %(default)s)")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     if args.pruned_model == DEMO and not DEMO.exists():
         demo.main([])
     for name in runtimes.NAMES:

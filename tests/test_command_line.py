@@ -101,7 +101,7 @@ def test_the_launcher_shows_the_error_once(tmp_path):
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [*PROGRAMS, "benchmarks/deploy_demo.py"])
 def test_ctrl_c_while_paddle_is_imported(program, tmp_path, terminal):
     (tmp_path / "paddle.py").write_text("import time\nprint('now', flush=True)\ntime.sleep(60)\n")
     options = ["--format", "onnx", "--out", tmp_path / "out"] if program == "export.py" else []
@@ -112,4 +112,4 @@ def test_ctrl_c_while_paddle_is_imported(program, tmp_path, terminal):
     assert run.stdout.readline() == "now\n"
     run.send_signal(signal.SIGINT)
     out, errors = run.communicate(timeout=60)
-    assert (out, errors, run.returncode) == ("", f"{program}: interrupted\n", 130)
+    assert (out, errors, run.returncode) == ("", f"{os.path.basename(program)}: interrupted\n", 130)
