@@ -314,6 +314,11 @@ def _is_state(state) -> bool:
     size = options.get("image_size")
     if size is not None and (type(size) is not int or not 1 <= size <= 4096):
         return False
+    if type(state.get("started_from")) not in (str, type(None)):
+        return False
+    ratio = options.get("initial_ratio")
+    if ratio is not None and (type(ratio) not in (int, float) or not 0 <= ratio <= 1):
+        return False
     names = options.get("classes")
     if names is not None and not (type(names) is list and all(type(n) is str for n in names)):
         return False
@@ -394,13 +399,11 @@ def _differ_in_classes(given: dict, wanted: dict, other: dict) -> set[str] | Non
 def load_training(folder, run) -> None:
     """Loads a checkpoint folder into train.py's `Run`: all that is not given by the options.
 
-    That is weights, the optimizer's accumulators, the AMP scale, masks. Learning rate, threshold
+    That is the optimizer's accumulators, the AMP scale, masks. Learning rate, threshold
     and ratio follow from the options and the step; train.py refuses options that differ.
     """
     folder = Path(folder)
     saved = read_state(folder)
-    weights = find_weights(folder)
-    load_weights(run.model, weights)
     accumulators = read_arrays(folder / OPTIMIZER)
     scale = accumulators.pop("GradScaler", None)
     if type(scale) not in (dict, type(None)):

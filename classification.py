@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from paddle.vision import models
 
 from cifar_reader import Cifar10, Digits, FashionMNIST
-from program import build, summarize
+from program import build, say, summarize
 
 # The number of classes by data set.
 DATA = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}
@@ -45,8 +45,7 @@ def make_dataset(options, mode: str):
 
 
 def make_imagenet(options, mode: str):
-    """What imagenet_reader.py reads, which may be a user's own. Says if its classes are not the
-    network's.
+    """What imagenet_reader.py reads, which may be a user's own; a line if classes are missing.
 
     Raises:
         ValueError: --image_size is given, and it reads one size only.
@@ -67,11 +66,11 @@ def make_imagenet(options, mode: str):
     dataset = ImageNetDataset(folder, mode, num_classes=outputs, seed=options.seed, **more)
     labels = getattr(dataset, "labels", None)
     found = len(np.unique(labels)) if isinstance(labels, np.ndarray) else outputs
-    if mode == "train" and found != outputs and dist.get_rank() == 0:
-        print(
+    if mode == "train" and found != outputs:
+        say(
             f"{folder}: {found} classes in the training data, {outputs} outputs of the network "
             "(--num_classes)",
-            file=sys.stderr,
+            sys.stderr,
         )
     return dataset
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import checkpoint
 import runtimes
-from program import Loader, class_names, evaluate, listed, set_device, shortened
+from program import Loader, class_names, evaluate, listed, set_device, shortened, warn
 from sampler import EpochBatchSampler
 from tasks import trained_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
@@ -54,15 +54,15 @@ def check_classes(names: list[str] | None, trained: dict) -> None:
     Raises:
         ValueError: they do not.
     """
-    if names is None or "classes" not in trained:
-        return
-    if trained["classes"] is None:
-        print("the labels are the folders in sorted order: in training a list gave them",
-              file=sys.stderr)  # fmt: skip
-    elif trained["classes"] != names:
+    known = trained.get("classes")
+    if (known is None) != (names is None):
+        if "classes" in trained:
+            how = ["by a list", "by the order of the folders' names"]
+            here, there = how[names is not None], how[known is not None]
+            warn(f"labels are given {here}, in training {there}: they may not mean the same")
+    elif known != names:
         raise ValueError(
-            f"trained on the classes {shortened(trained['classes'])}, the data set has "
-            f"{shortened(names)}"
+            f"trained on the classes {shortened(known)}, the data set has {shortened(names)}"
         )
 
 

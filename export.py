@@ -155,7 +155,11 @@ def main(argv=None) -> None:
             "remove it or give another folder"
         )
     shape = task.input_shape(options)
-    args.out.mkdir(parents=True, exist_ok=True)
+    size = before.get("options", {}).get("image_size")
+    if size not in (None, shape[1]):
+        raise ValueError(
+            f"--out {args.out} holds exports for pictures of {size}x{size}; give another folder"
+        )
     images = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
     images = paddle.to_tensor(images)
     expected = outputs(model, images)
@@ -164,6 +168,7 @@ def main(argv=None) -> None:
             f"{weights}: the outputs of the network are NaN or infinite: its training has "
             "diverged; give another checkpoint"
         )
+    args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out, prefix=".") as inside:
         SAVE[args.format](model, shape, Path(inside))
         exported = runtimes.load(args.format, inside, batch=2, threads=1)
@@ -178,8 +183,8 @@ def main(argv=None) -> None:
             (args.out / name).unlink(missing_ok=True)
         for path in Path(inside).iterdir():
             os.replace(path, args.out / path.name)
-    told = {"model", "scale", "num_classes", "data", "image_size"}
-    known = {**{key: value for key, value in vars(options).items() if key in told}, **trained}
+    known = {name: getattr(options, name) for name in ("model", "scale", "num_classes", "data")}
+    known = {**trained, **known, "image_size": shape[1]}
     state = {"epoch": 0, "step": 0, "finished": True, "options": known, **source}
     checkpoint.write_state(args.out, state)
     dense = sum(4 * p.size for p in model.state_dict().values())

@@ -154,8 +154,8 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
     add("--tunning_epochs", type=number(int, 0), default=60,
         help="gmp: upstream's; all that follow the rise are at --ratio")
     add("--pruning_steps", type=number(int, 1), default=100, help="gmp: rises (%(default)s)")
-    add("--initial_ratio", type=number(float, 0, 1), help="gmp: first (default: 0.15, or what is "
-        "more the sparsity of the weights it starts from, then without --stable_epochs)")
+    add("--initial_ratio", type=number(float, 0, 1), help="gmp: first (default: 0.15; from weights "
+        "that are sparser, their sparsity)")
     add("--static_masks", action="store_true",
         help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
     add("--pretrained_model", "--checkpoint", metavar="PATH",
@@ -238,7 +238,6 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
         args.use_pretrained = (
             args.data in PRETRAINED and args.scale == 1 and not args.pretrained_model
         )
-    args.from_sparse = False  # train.py finds out; kept with the options for a resumed run
     return args
 
 

@@ -70,7 +70,7 @@ from unstructured_pruner import (
     sparsity,
 )
 
-LEAST_SPARSITY = 0.001  # of weights that --static_masks keeps; a dense network has hardly a zero
+LEAST_SPARSITY = 0.001  # of weights that were pruned; a dense network has hardly a zero
 FIRST_STEPS = 100  # in which a learning rate that is too high shows
 
 
@@ -152,7 +152,9 @@ def set_up(args) -> Run | None:
     loaders = make_loaders(args, seed) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
     model = task.make_model(args, args.use_pretrained and not folder)
-    if args.pretrained_model and not folder:
+    if folder:
+        checkpoint.load_weights(model, checkpoint.find_weights(folder))
+    elif args.pretrained_model:
         load_pretrained(model, args)
     train_loader, val_loader = loaders or make_loaders(args, seed)
     if resumed:
@@ -176,8 +178,8 @@ def set_up(args) -> Run | None:
     else:
         if args.static_masks:
             pruner.set_static_masks()
-        if args.pretrained_model or args.use_pretrained:
-            run.first_losses = []
+        if started_from and args.lr > 0 and args.pruning_strategy != "gmp" and args.data != "voc":
+            run.first_losses = []  # gmp's ratio raises the loss too, a detector's varies widely
     if args.static_masks and pruner.prunable_sparsity() < LEAST_SPARSITY:
         raise ValueError(
             f"--static_masks keeps zeros, but of the weights of {folder or args.pretrained_model} "
@@ -236,9 +238,10 @@ def pruned(run: Run) -> str:
         return f"what is 0, {pruner.prunable_sparsity():.2%} {of}"
     if args.pruning_mode == "threshold":
         return f"what is smaller than {args.threshold:g}, {of}"
-    how = "" if pruner.distribution == "global" else f", {pruner.distribution}"
+    by_pattern = isinstance(pruner.distribution, dict)
+    how = ", by pattern" if by_pattern else f", {pruner.distribution}".replace(", global", "")
     if args.pruning_strategy == "gmp":
-        return f"{args.initial_ratio:.2%} rising to {args.ratio:.2%} {of}{how}"
+        return f"{args.initial_ratio:.2%} rising to {pruner.target_ratio:.2%} {of}{how}"
     return f"{pruner.ratio:.2%} {of}{how}"
 
 
@@ -511,19 +514,22 @@ def check_learning_rate(run: Run) -> None:
     if run.first_losses is None:
         return
     losses = [float(loss) for loss in run.first_losses]
-    if rises(losses):
+    if too_high := is_ruined(losses, run.args.num_classes):
         warn(
             f"the loss rises: --lr {run.args.lr:g} is likely too high for trained weights; "
             f"try {run.args.lr / 100:g}"
         )
-    if rises(losses) or len(losses) == FIRST_STEPS:
+    if too_high or len(losses) == FIRST_STEPS:
         run.first_losses = None
 
 
-def rises(losses: list[float]) -> bool:
-    """Whether ten steps in a row are far above the first ones with the first masks."""
-    tens = [losses[i : i + 10] for i in range(4, len(losses) - 9)]
-    return any(np.mean(ten) > 1.5 * np.mean(losses[1:4]) for ten in tens)
+def is_ruined(losses: list[float], num_classes: int) -> bool:
+    """Whether ten steps in a row are worse than a guess and twice the first two.
+
+    (Of which the second is with the first masks; at --lr 0.05 the third was ruined already.)
+    """
+    bound = max(2 * float(np.mean(losses[:2] or [0])), math.log(num_classes))
+    return any(np.mean(losses[i : i + 10]) > bound for i in range(2, len(losses) - 9))
 
 
 def say_what_is_lost(run: Run) -> None:
@@ -591,17 +597,20 @@ def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
 def start_gmp(args, model) -> None:
     """Sets --initial_ratio to its default: at a ratio below the sparsity weights would come back.
 
-    (A trained dense network, too, has a few weights that are exactly 0.)
+    Raises:
+        ValueError: --stable_epochs, which are dense, would let them come back.
     """
     there = UnstructuredPruner(model, "ratio", ratio=args.ratio, **which_weights(args))
     sparse = there.prunable_sparsity()
-    args.initial_ratio, args.from_sparse = 0.15, sparse >= 0.01
-    if args.from_sparse:
-        args.initial_ratio = min(max(0.15, sparse), there.ratio)
-        say(
-            f"the weights are {sparse:.2%} sparse: gmp starts at --initial_ratio "
-            f"{args.initial_ratio:.4g}, without stable epochs"
+    args.initial_ratio = min(max(0.15, sparse), there.ratio)
+    if sparse < LEAST_SPARSITY:
+        return
+    if args.stable_epochs:
+        raise ValueError(
+            f"the weights are {sparse:.2%} sparse, and --stable_epochs {args.stable_epochs} would "
+            "let them come back; leave it out, or give --initial_ratio to have it so"
         )
+    say(f"the weights are {sparse:.2%} sparse: gmp starts at {args.initial_ratio:.2%}")
 
 
 def which_weights(args) -> dict:
@@ -627,7 +636,7 @@ def make_pruner(args, model, steps_per_epoch: int) -> UnstructuredPruner | None:
             **options,
         )
     configs = {
-        "stable_iterations": 0 if args.from_sparse else args.stable_epochs * steps_per_epoch,
+        "stable_iterations": args.stable_epochs * steps_per_epoch,
         "pruning_iterations": args.pruning_epochs * steps_per_epoch,
         "tunning_iterations": args.tunning_epochs * steps_per_epoch,
         "pruning_steps": args.pruning_steps,
@@ -656,8 +665,7 @@ def checkpoint_to_resume(args) -> Path | None:
                 "more"
             )
     saved = state["options"]
-    args.from_sparse = saved.get("from_sparse", False)
-    if args.initial_ratio is None:
+    if args.initial_ratio is None and saved.get("pruning_strategy") == "gmp":
         args.initial_ratio = saved.get("initial_ratio")
     different = different_options(args, saved)
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)

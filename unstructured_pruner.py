@@ -626,7 +626,13 @@ def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
 def lost_channels(
     model: nn.Layer, parameters: dict[str, paddle.Tensor]
 ) -> dict[str, tuple[int, int]]:
-    """Of each parameter with output channels whose weights are all 0: how many, of how many."""
+    """Of each parameter with output channels whose weights are all 0: how many, of how many.
+
+    (Parameters below two dimensions have none.)
+    """
+    parameters = {name: p for name, p in parameters.items() if len(p.shape) > 1}
+    if not parameters:
+        return {}
     layers = _unwrap(model).sublayers(include_self=True)
     owners = {id(p): layer for layer in layers for p in layer.parameters(include_sublayers=False)}
     shapes = [_by_channel(owners[id(p)], p.shape) for p in parameters.values()]
@@ -639,8 +645,6 @@ def lost_channels(
 
 def _by_channel(layer: nn.Layer, shape: list[int]) -> list[int]:
     """The shape as [groups, inputs, output channels of a group, the rest of a kernel]."""
-    if len(shape) < 2:
-        return [1, *shape, 1, 1]
     if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]
         return [layer._groups, shape[0] // layer._groups, shape[1], -1]
     if len(shape) == 2 and not isinstance(layer, nn.RNNCellBase):  # [C_in, C_out], for x @ weight

@@ -145,6 +145,10 @@ def test_lists_win_over_folders(folders):
     assert dataset.classes is None
     with pytest.raises(FileNotFoundError, match=r"train_list.txt: No such file"):
         ImageNetDataset(folders, "train")
+    (folders / "val_list.txt").unlink()
+    (folders / "val_list.txt").symlink_to("gone")
+    with pytest.raises(FileNotFoundError, match=r"val_list.txt: No such file"):
+        ImageNetDataset(folders, "val")
 
 
 def test_folders_that_are_refused(folders):
@@ -204,6 +208,23 @@ def test_the_order_of_the_classes_is_kept_with_the_checkpoint(folders, tmp_path,
     assert "val/z is none of the 3 classes 0, b, c" in message
 
 
+def test_labels_of_a_list_and_of_folders_may_not_be_the_same(folders, tmp_path, capfd):
+    lists = tmp_path / "lists"
+    shutil.copytree(folders, lists)
+    for mode, picture in (("train", "train/b/1.jpg"), ("val", "val/b/3.jpg")):
+        (lists / f"{mode}_list.txt").write_text(f"{picture} 0\n{picture} 2\n")
+    for place, other, here in ((lists, folders, "by the order of the folders' names, in training "
+                                "by a list"),
+                               (folders, lists, "by a list, in training by the order of the "
+                                "folders' names")):  # fmt: skip
+        options = options_for(place, tmp_path / place.name, "--num_classes", 3, "--max_steps", 1)
+        train.main(options)
+        for data in (place, other):
+            evaluate.main(["--pruned_model", options[-5], "--data_dir", str(data)])
+        told = f"warning: labels are given {here}: they may not mean the same\n"
+        assert capfd.readouterr().err.count(told) == 1
+
+
 def test_a_forgotten_number_of_classes_is_said(folders, imagenet_dir, tmp_path, capfd):
     train.main(options_for(folders, tmp_path, "--max_steps", 1))
     found = f"{folders}: 3 classes in the training data, 1000 outputs of the network"
@@ -220,7 +241,7 @@ def test_a_forgotten_number_of_classes_is_said(folders, imagenet_dir, tmp_path, 
 
 @pytest.mark.parametrize("data", ["imagenet", "cifar10"])
 def test_the_size_of_pictures_is_kept_with_the_checkpoint(
-    data, folders, cifar_dir, tmp_path, monkeypatch
+    data, folders, cifar_dir, tmp_path, monkeypatch, capfd
 ):
     sizes, iterate, jit_save = [], program.Loader.__iter__, export.jit_save
 
@@ -246,6 +267,13 @@ def test_the_size_of_pictures_is_kept_with_the_checkpoint(
     assert set(sizes) == {(3, 48, 48)}
     evaluate.main(["--pruned_model", models, *place, "--image_size", "64"])
     assert sizes[-1] == (3, 64, 64)
+    other = ["--pruned_model", models, "--image_size", "64", "--format", "paddle", "--out"]
+    message = error_line(capfd, export.main, *other, out)
+    assert message.endswith("holds exports for pictures of 48x48; give another folder")
+    export.main([*other, f"{out}64"])
+    sizes.clear()
+    evaluate.main(["--pruned_model", f"{out}64", "--runtime", "paddle", *place])
+    assert set(sizes) == {(3, 64, 64)}
 
 
 def test_a_test_picture_keeps_the_margin_of_224_in_256(tmp_path):
@@ -423,6 +451,9 @@ def test_a_training_from_weights_does_not_replay_the_one_before_it(drawn, small,
     tuned = drawn(*common, *start, "--model_path", tmp_path / "c")
     assert tuned.shares_nothing_with(scratch)
     assert tuned == drawn(*common, *start, "--model_path", tmp_path / "d")
+    assert tuned.shares_nothing_with(
+        drawn(*common, *start, "--seed", 1, "--model_path", tmp_path / "h")
+    )
     start = ["--pretrained_model", tmp_path / "b"]
     assert tuned.shares_nothing_with(drawn(*common, *start, "--model_path", tmp_path / "e"))
     # A resume, also inside an epoch, sees what is left, and ends with the same bits.

@@ -76,7 +76,7 @@ def pruned(cifar_dir, tmp_path_factory) -> Path:
     return folder
 
 
-FROM_SPARSE = ["--pruning_strategy", "gmp", "--ratio", "0.75", "--stable_epochs", "1",
+FROM_SPARSE = ["--pruning_strategy", "gmp", "--ratio", "0.75",
                "--pruning_epochs", "2", "--pruning_steps", "4", "--num_epochs", "4",
                "--model_period", "1", "--test_period", "1"]  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_gmp_starts_from_the_sparsity_that_is_there(small, pruned, tmp_path, cap
     common = [*small, *FROM_SPARSE, "--pretrained_model", str(pruned)]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main([*common, "--model_path", str(whole)])
-    line = "the weights are 50.00% sparse: gmp starts at --initial_ratio 0.5, without stable epochs"
+    line = "the weights are 50.00% sparse: gmp starts at 50.00%"
     assert line in capsys.readouterr().out.splitlines()
     sparsities = [record["prunable_sparsity"] for record in metrics(whole)]
     # Four rises in the four steps of two epochs: 0.5 + 0.25 * (1 - (3/4, 1/2, 1/4, 0 ...)^3)
@@ -99,6 +99,7 @@ def test_gmp_starts_from_the_sparsity_that_is_there(small, pruned, tmp_path, cap
 
 def test_an_initial_ratio_that_is_given_stays(small, pruned, tmp_path, capfd):
     common = [*small, *FROM_SPARSE, "--model_path", str(tmp_path), "--resume_epoch", "latest"]
+    common += ["--stable_epochs", "1"]
     first = ["--pretrained_model", str(pruned), "--initial_ratio", "0.15"]
     train.main([*common, *first, "--max_steps", "3"])
     assert "sparse: gmp starts" not in capfd.readouterr().out
@@ -115,21 +116,42 @@ def test_weights_that_are_sparser_than_the_target(small, pruned, tmp_path, capsy
     train.main([*small, "--pruning_strategy", "gmp", "--ratio", "0.25", "--pruning_epochs", "1",
                 "--pruning_steps", "2", "--num_epochs", "2", "--pretrained_model", str(pruned),
                 "--model_path", str(tmp_path)])  # fmt: skip
-    assert "are 50.00% sparse: gmp starts at --initial_ratio 0.25," in capsys.readouterr().out
+    assert "are 50.00% sparse: gmp starts at 25.00%" in capsys.readouterr().out
     assert metrics(tmp_path)[0]["prunable_sparsity"] == pytest.approx(0.25, abs=1e-5)
 
 
-def test_gmp_from_dense_weights_and_from_a_checkpoint_of_before(small, tmp_path, capsys):
-    common = [*small, *FROM_SPARSE, "--model_path", str(tmp_path)]
+def test_gmp_from_dense_weights(small, tmp_path, capsys):
+    common = [*small, *FROM_SPARSE, "--stable_epochs", "1", "--model_path", str(tmp_path)]
     train.main([*common, "--max_steps", "2"])
     assert "sparse: gmp starts" not in capsys.readouterr().out
     assert metrics(tmp_path)[0]["prunable_sparsity"] == 0  # the stable epoch
-    state = checkpoint.read_state(tmp_path / "epoch-0")
-    assert state["options"]["initial_ratio"] == 0.15
-    del state["options"]["from_sparse"]
-    checkpoint.write_state(tmp_path / "epoch-0", state)
+    assert checkpoint.read_state(tmp_path)["options"]["initial_ratio"] == 0.15
     train.main([*common, "--resume_epoch", "latest", "--max_steps", "3"])
     assert metrics(tmp_path)[1]["prunable_sparsity"] == pytest.approx(0.15, abs=1e-5)
+
+
+def test_stable_epochs_that_would_let_weights_come_back_are_refused(small, pruned, tmp_path, capfd):
+    common = [*small, *FROM_SPARSE, "--model_path", str(tmp_path / "a"), "--stable_epochs", "1"]
+    message = error_line(capfd, train.main, *common, "--pretrained_model", pruned)
+    assert "the weights are 50.00% sparse, and --stable_epochs 1 would let them come" in message
+    # Of the weights that are to be pruned, not of all:
+    few = weights(pruned / WEIGHTS)
+    few = {k: np.where(v == 0, 1e-3, v) if v.shape[2:] == (1, 1) else v for k, v in few.items()}
+    paddle.save({k: v.astype("float32") for k, v in few.items()}, str(tmp_path / "few.pdparams"))
+    start = ["--pretrained_model", str(tmp_path / "few.pdparams"), "--max_steps", "1"]
+    train.main([*common, *start, "--prune_params_type", "conv1x1_only"])
+    assert "sparse: gmp" not in capfd.readouterr().out
+    error_line(capfd, train.main, *common, *start)
+
+
+def test_gmp_that_goes_on_from_another_strategy_starts_at_its_sparsity(small, tmp_path, capfd):
+    common = [*small, "--model_path", str(tmp_path), "--num_epochs", "4", "--ratio", "0.6"]
+    train.main([*common, "--max_steps", "2"])
+    gmp = ["--pruning_strategy", "gmp", "--pruning_epochs", "2", "--pruning_steps", "4",
+           "--ratio", "0.8", "--resume_epoch", "latest", "--force", "--max_steps", "3"]  # fmt: skip
+    train.main([*common, *gmp])
+    assert "the weights are 60.00% sparse: gmp starts at 60.00%" in capfd.readouterr().out
+    assert metrics(tmp_path)[1]["prunable_sparsity"] >= 0.6
 
 
 def test_latest_starts_where_there_is_nothing(small, tmp_path):
