@@ -79,21 +79,35 @@ class Parser(argparse.ArgumentParser):
         return {name for name, value in found.items() if value is not None}
 
     def error(self, message: str) -> None:
-        """Under Paddle's launcher all ranks meet the same error, and one of each machine tells it.
+        refuse(self.prog, message)
 
-        The launcher shows that rank's output, and then once more that of the first rank which has
-        failed. So the rank that tells is the last to leave: it waits for the launcher to end it.
-        """
-        tells = os.environ.get("PADDLE_LOCAL_RANK", "0") == "0"
-        if tells:
-            last_words(self.prog, f"error: {message}")
-        if os.environ.get("PADDLE_LOCAL_SIZE", "1") != "1":
-            signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
-            time.sleep(10 if tells else 1)
-        sys.exit(2)
+
+class WrongOption(ValueError):
+    """Told as those that the parser finds; all ranks meet it."""
+
+
+def refuse(program: str, message: str) -> None:
+    """Ends the program with one line, also under Paddle's launcher, where all ranks meet the error.
+
+    The launcher shows the output of its machine's first rank, and then once more that of the first
+    rank which has failed. So the rank that tells is the last to leave: the launcher will end it.
+    """
+    tells = os.environ.get("PADDLE_LOCAL_RANK", "0") == "0"
+    if tells:
+        last_words(program, f"error: {message}")
+    if os.environ.get("PADDLE_LOCAL_SIZE", "1") != "1":
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+        time.sleep(10 if tells else 1)
+    sys.exit(2)
+
+
+# What other programs call them, where the letters lead astray.
+ALSO_KNOWN = {"learning_rate": "lr", "sparsity": "ratio", "weight_decay": "l2_decay"}
 
 
 def nearest(word: str, words) -> str | None:
+    if ALSO_KNOWN.get(word) in words:
+        return ALSO_KNOWN[word]
     return next(iter(difflib.get_close_matches(word, words, n=1)), None)
 
 
@@ -130,8 +144,11 @@ def one_line_errors(main):
     def wrapped(argv=None):
         if signal.getsignal(signal.SIGINT) is _interrupted_early:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        program = os.path.basename(sys.modules[main.__module__].__file__)
         try:
             return main(argv)
+        except WrongOption as error:
+            refuse(program, str(error))
         except (ValueError, OSError, NotImplementedError, MemoryError) as error:
             if os.environ.get("PRUNING_TRACEBACK") == "1":
                 raise
@@ -147,7 +164,7 @@ def one_line_errors(main):
             # Another rank failed, too, and was quicker: Paddle's launcher, which ends the others
             # then, takes the status of one that leaves for its own.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        last_words(os.path.basename(sys.modules[main.__module__].__file__), message)
+        last_words(program, message)
         sys.exit(status)
 
     return wrapped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 
 from command_line import Parser, boolean, number
@@ -288,7 +289,7 @@ def other_defaults() -> str:
     words = []
     for name, value in DEFAULTS["voc"].items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return f"With --data voc the defaults are: {' '.join(words)}"
+    return textwrap.fill(f"With --data voc the defaults are: {' '.join(words)}", 100)
 
 
 def epoch(text: str) -> int | str:

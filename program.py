@@ -17,6 +17,7 @@ import paddle.distributed as dist
 from paddle.io import DataLoader, Dataset
 from tqdm import tqdm
 
+from command_line import WrongOption
 from sampler import EpochBatchSampler
 
 
@@ -95,7 +96,7 @@ def gpu_there() -> bool:
 def set_device(use_gpu: bool | None) -> None:
     if use_gpu and not gpu_there():
         why = "no GPU was found" if paddle.is_compiled_with_cuda() else "this Paddle is CPU-only"
-        raise ValueError(f"--use_gpu true, but {why}; use --use_gpu false")
+        raise WrongOption(f"--use_gpu true, but {why}; use --use_gpu false")
     paddle.set_device("gpu" if use_gpu is not False and gpu_there() else "cpu")
 
 
@@ -181,7 +182,8 @@ def _collate(samples: list) -> list[np.ndarray]:
             return [np.frombuffer(str(sample).encode(), np.uint8)]
         if isinstance(sample, Exception):
             return [np.frombuffer(repr(sample).encode(), np.uint8)]
-    return [np.stack(column) for column in zip(*samples)]
+    columns = [np.stack(column) for column in zip(*samples)]
+    return [c.astype(np.float32) if c.dtype == np.float64 else c for c in columns]
 
 
 def class_names(dataset) -> list[str] | None:

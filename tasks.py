@@ -14,27 +14,25 @@ from __future__ import annotations
 import checkpoint
 import classification
 import detection
-from command_line import nearest
+from command_line import WrongOption, nearest
 
 TASKS = {data: task for task in (classification, detection) for data in task.DATA}
 
 
 def check_model(options) -> None:
-    """Raises ValueError: there is no such network for this data set."""
+    """Raises WrongOption: there is no such network for this data set."""
     there = TASKS[options.data].MODELS
     if options.model not in there:
         close = nearest(options.model, there)
-        hint = f"did you mean {close}? There" if close else "there"
-        raise ValueError(
-            f"there is no model {options.model!r} for {options.data}; {hint} are {', '.join(there)}"
-        )
+        hint = f"did you mean {close}?" if close else f"there are {', '.join(there)}"
+        raise WrongOption(f"there is no model {options.model!r} for {options.data}; {hint}")
 
 
 def trained_options(parse, argv, folder) -> tuple:
     """The task, the options, and those that the train-state.json of `folder` tells, which win.
 
     Args:
-        parse: takes the words of the command line, and a data set that they need not name.
+        parse: takes the words of the command line, and the data set where they do not name one.
 
     Raises:
         ValueError: they do not fit each other.

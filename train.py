@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from command_line import Stopped, one_line_errors, start
+from command_line import Stopped, WrongOption, one_line_errors, start
 from options import different_options, parse_training
 
 parse = partial(parse_training, __doc__)
@@ -114,7 +114,7 @@ def main(argv=None) -> None:
     args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
     set_device(args.use_gpu)
     if args.amp and paddle.get_device() == "cpu":
-        raise ValueError("--amp needs a GPU")
+        raise WrongOption("--amp needs a GPU")
     if args.lr == 0:
         warn("--lr 0: the weights stay as they are, but for pruning")
     if args.pruning_mode == "ratio" and args.ratio == 1:
@@ -436,7 +436,7 @@ def stopped(run: Run, number: int) -> Stopped:
     return Stopped(
         number,
         f"stopped by {signal.Signals(number).name} after step {run.step}, which is saved; "
-        "--resume_epoch latest goes on from there",
+        "go on by --resume_epoch latest",
     )
 
 
@@ -611,6 +611,8 @@ def start_gmp(args, model) -> None:
             "let them come back; leave it out, or give --initial_ratio to have it so"
         )
     say(f"the weights are {sparse:.2%} sparse: gmp starts at {args.initial_ratio:.2%}")
+    if sparse > there.ratio:
+        warn(f"--ratio {there.ratio:g} is below the sparsity of the weights: some come back")
 
 
 def which_weights(args) -> dict:

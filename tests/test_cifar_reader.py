@@ -167,6 +167,12 @@ def test_the_archive_wins_over_what_was_unpacked(tmp_path):
     assert Cifar10(tmp_path, "train").labels.tolist() == [6, 7, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
+def test_a_folder_of_links_to_nowhere_is_damaged_and_not_missing(tmp_path):
+    (tmp_path / "test_batch").symlink_to("gone")
+    with pytest.raises(ValueError, match="it has no file test_batch"):
+        Cifar10(tmp_path, "val")
+
+
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize(
     ("change", "match"),

@@ -39,6 +39,8 @@ def start(tmp_path, program, *options, **environment):
         ("train.py", ["--epochs", "3"], "there is no option --epochs: did you mean --num_epochs?"),
         ("train.py", ["--prunig_mode=none"],
          "there is no option --prunig_mode: did you mean --pruning_mode?"),
+        ("train.py", ["--learning_rate", "0.1"],
+         "there is no option --learning_rate: did you mean --lr?"),
         ("train.py", ["--zzz"], "there is no option --zzz: --help shows all"),
         ("train.py", ["digits"], "'digits' belongs to no option"),
         ("train.py", ["--ratio", "55"],
@@ -88,17 +90,63 @@ def test_a_right_command_line_goes_on(tmp_path):
     assert "paddle" in done.stdout
 
 
-def test_the_launcher_shows_the_error_once(tmp_path):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--epochs", "3"], "there is no option --epochs: did you mean --num_epochs?"),
+        # Found when Paddle is there:
+        (["--model", "resnet1"],
+         "there is no model 'resnet1' for cifar10; did you mean resnet18?"),
+    ],
+)  # fmt: skip
+def test_the_launcher_shows_the_error_once(option, message, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
-         "--log_dir", tmp_path / "log", ROOT / "train.py", "--epochs", "3"],
+         "--log_dir", tmp_path / "log", ROOT / "train.py", *option],
         capture_output=True, text=True,
     )  # fmt: skip
-    line = "train.py: error: there is no option --epochs: did you mean --num_epochs?\n"
-    assert (done.stdout + done.stderr).count("--num_epochs") == 1
+    line = f"train.py: error: {message}\n"
+    assert (done.stdout + done.stderr).count(message) == 1
     assert (tmp_path / "log" / "workerlog.0").read_text() == line
     assert (tmp_path / "log" / "workerlog.1").read_text() == ""
     assert done.returncode == 2
+
+
+def test_what_the_options_name_is_there():
+    """Their lists stand twice, as nothing that needs Paddle may be imported for them."""
+    import checkpoint
+    import classification
+    import detection
+    import options
+    import voc_reader
+    from tasks import TASKS
+
+    parser = options.parse_training("", ["--data", "voc"])
+    assert list(TASKS) == options.DATA
+    assert options.DETECTORS == detection.MODELS
+    assert parser.model in detection.MODELS
+    assert options.parse_training("", []).model in classification.MODELS
+    for name, values in (
+        ("format", checkpoint.FORMATS),
+        ("augmentation", voc_reader.AUGMENTATIONS),
+    ):
+        for value in values:
+            options.parse_training(
+                "", ["--data", "voc", f"--{name}", value, "--mixup_epochs", "250"]
+            )
+
+
+def test_ctrl_c_is_pythons_own_while_a_program_runs():
+    """(The handler of before leaves at once: what a program has begun would stay on the disk.)"""
+    from command_line import _interrupted_early, one_line_errors
+
+    before = signal.signal(signal.SIGINT, _interrupted_early)
+    try:
+        assert one_line_errors(lambda argv: signal.getsignal(signal.SIGINT))([]) is (
+            signal.default_int_handler
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("program", [*PROGRAMS, "benchmarks/deploy_demo.py"])

@@ -635,7 +635,10 @@ STATES = {
             "data": [[], {}, 1],
             "scale": ["1", [], 1e9, -1, float("nan"), None],
             "num_classes": [1 << 40, -1, "10", True, 0.5],
-            "image_size": ["96", 96.5, [96]],
+            "image_size": ["96", 96.5, [96], 0, 4097],
+            "classes": ["ab", [1], {"a": 1}],
+            "initial_ratio": ["0.5", [1], 1.5, True],
+            "started_from": [1, [], {"a": [1]}],
             "batch_size": ["x", [], None],
             "ranks": ["x", [], None],
         }.items()

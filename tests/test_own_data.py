@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from itertools import chain
 from types import SimpleNamespace
@@ -41,7 +42,7 @@ class ImageNetDataset(paddle.io.Dataset):
 
     def __getitem__(self, i):
         rng = np.random.default_rng((self.seed, self.epoch, i))
-        return rng.standard_normal((3, 224, 224)).astype("float32"), np.int64(i % self.classes_)
+        return rng.standard_normal((3, 224, 224)), i % self.classes_  # float64, a plain int
 """
 
 
@@ -396,6 +397,8 @@ def test_weights_of_paddle_for_another_number_of_classes(tmp_path, capfd, monkey
     after = weights(tmp_path / WEIGHTS)
     assert np.array_equal(after["conv1.0.weight"], published["conv1.0.weight"].numpy())
     assert after["fc.weight"].shape == (1024, 10)
+    with pytest.warns(UserWarning, match="of another kind"):
+        program.build(lambda: warnings.warn("of another kind", stacklevel=1), "x", 1, True)
 
 
 # What a training draws

@@ -1008,6 +1008,19 @@ def test_channels_without_a_weight(layer, alive, channels, dtype):
     assert pruner.lost_channels()[name] == (channels - 1, channels)
 
 
+def test_what_has_less_than_two_dimensions_has_no_channels():
+    net = nn.Layer()
+    net.scale, net.weight = net.create_parameter([]), net.create_parameter([2, 2])
+    net.bias = net.create_parameter([2], is_bias=True)  # zeros
+    pruner = UnstructuredPruner(net, "ratio", skip_params_func=lambda model: set())
+    assert pruner.lost_channels() == {}
+    assert "scale" in str(pruner)
+    assert (
+        UnstructuredPruner(net, "ratio", skip_params_func=lambda m: {"weight"}).lost_channels()
+        == {}
+    )
+
+
 def test_a_transposed_convolution_has_channels_in_every_group():
     layer = nn.Conv2DTranspose(4, 6, 1, groups=2)  # [4, 3, 1, 1]: inputs 0 and 1 make channels 0-2
     pruner = UnstructuredPruner(layer, "ratio")
