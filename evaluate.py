@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from command_line import one_line_errors, start
-from options import parse_evaluation
+from training.command_line import one_line_errors, start
+from training.options import parse_evaluation
 
 parse = partial(parse_evaluation, __doc__)
 if __name__ == "__main__":
@@ -27,11 +27,14 @@ import sys
 import time
 from pathlib import Path
 
-import checkpoint
 import runtimes
-from program import Loader, class_names, evaluate, listed, set_device, shortened, warn
-from sampler import EpochBatchSampler
-from tasks import trained_options
+from readers.loader import Loader
+from readers.sampler import EpochBatchSampler
+from tasks.lines import listed, shortened, warn
+from tasks.measure import class_names, evaluate
+from training import checkpoint
+from training.process import set_device
+from training.trained import trained_options
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from command_line import one_line_errors, start
-from options import parse_export
+from training.command_line import one_line_errors, start
+from training.options import parse_export
 
 parse = partial(parse_export, __doc__)
 if __name__ == "__main__":
@@ -30,10 +30,11 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-import checkpoint
 import runtimes
-from program import command, warn
-from tasks import trained_options
+from tasks.lines import warn
+from training import checkpoint
+from training.process import command
+from training.trained import trained_options
 from unstructured_pruner import prunable_parameters, sparsity
 
 MOST_APART = 1e-4  # of the largest output

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from command_line import Stopped, WrongOption, one_line_errors, start
-from options import different_options, parse_training
+from training.command_line import Stopped, WrongOption, one_line_errors, start
+from training.options import different_options, parse_training
 
 parse = partial(parse_training, __doc__)
 if __name__ == "__main__":
@@ -45,24 +45,14 @@ import paddle.distributed as dist
 from paddle.optimizer import lr
 from tqdm import tqdm
 
-import checkpoint
-from program import (
-    Loader,
-    StopSignals,
-    available_cores,
-    class_names,
-    command,
-    evaluate,
-    listed,
-    not_loaded,
-    say,
-    set_device,
-    shortened,
-    summarize,
-    warn,
-)
-from sampler import EpochBatchSampler
-from tasks import TASKS, check_model
+from readers.loader import Loader, available_cores
+from readers.sampler import EpochBatchSampler
+from tasks import TASKS
+from tasks.lines import listed, not_loaded, say, shortened, warn
+from tasks.measure import class_names, evaluate, summarize
+from training import checkpoint
+from training.process import StopSignals, command, set_device
+from training.trained import check_model
 from unstructured_pruner import (
     GMPUnstructuredPruner,
     UnstructuredPruner,
@@ -79,7 +69,7 @@ class Run:
     """All that takes part in one training."""
 
     args: argparse.Namespace
-    task: ModuleType  # of tasks.py
+    task: ModuleType  # of tasks/
     model: paddle.nn.Layer
     network: paddle.nn.Layer  # the model, or its DataParallel wrapper
     opt: paddle.optimizer.Optimizer

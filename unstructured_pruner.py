@@ -28,9 +28,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-import masking
-import moments
-import schedules
+from unstructured_pruning import masking, moments, schedules
 
 NORMS = (
     nn.BatchNorm,
@@ -83,14 +81,15 @@ class UnstructuredPruner:
         prune_period: new masks at every so many steps; weights are masked at every step.
         optimizer: where given, its moments (momentum) of pruned weights are set to 0 as well, and
             its float32 originals of 16-bit weights (multi_precision). Step counters and learning
-            rates stay, so that kept weights move as without it. `moments.py` lists what is
-            cleared of which optimizer; Lamb, LBFGS and those that are not Paddle's are refused.
+            rates stay, so that kept weights move as without it. What is cleared of which optimizer
+            stands in `unstructured_pruning/moments.py`; Lamb, LBFGS and those that are not Paddle's
+            are refused.
 
     A strategy of one's own overrides `scores()`, or as in PaddleSlim `mask_parameters()` and/or,
     in ratio mode, `update_threshold()`.
 
-    Layers replaced later, weight_norm() and the like need a new pruner: `step()` and `print()` raise
-    a ValueError that says so. (A parameter added to a layer that had none goes unnoticed.)
+    Layers replaced later, weight_norm() and the like need a new pruner: `step()` and `print()`
+    raise a ValueError that says so. (A parameter added to a layer that had none goes unnoticed.)
 
     Raises:
         ValueError: an argument out of range, a name that is not in the model or means two things,

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from command_line import Parser, one_line_errors
+from training.command_line import Parser, one_line_errors
 
 COMMON = ["--data", "digits", "--num_workers", "0", "--lr_strategy", "cosine_decay"]
 COMMON += ["--batch_size", "32", "--lr", "0.05"]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.demo import measure, run
-from command_line import Parser, one_line_errors, start
+from training.command_line import Parser, one_line_errors, start
 
 
 def parse(argv=None):

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import demo
-from command_line import Parser, number, one_line_errors, start
+from training.command_line import Parser, number, one_line_errors, start
 
 DEMO = demo.ROOT / "models" / "demo" / "ratio-0.55"
 
@@ -35,10 +35,10 @@ if __name__ == "__main__":
 
 import paddle
 
-import checkpoint
 import export
 import runtimes
 import tasks
+from training import checkpoint
 
 
 def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, float]:

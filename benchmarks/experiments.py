@@ -31,10 +31,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import checkpoint  # noqa: E402
-from cifar_reader import FashionMNIST  # noqa: E402
-from command_line import number, one_line_errors  # noqa: E402
-from program import available_cores  # noqa: E402
+from readers.loader import available_cores  # noqa: E402
+from readers.small_images import FashionMNIST  # noqa: E402
+from training import checkpoint  # noqa: E402
+from training.command_line import number, one_line_errors  # noqa: E402
 
 SUBSET = 10_000
 SEEDS = 3

@@ -21,8 +21,8 @@ import numpy as np
 import paddle
 from paddle.vision.models import mobilenet_v1
 
-from command_line import one_line_errors
-from program import gpu_there, set_device
+from training.command_line import one_line_errors
+from training.process import gpu_there, set_device
 from unstructured_pruner import UnstructuredPruner
 
 

@@ -167,11 +167,11 @@ from tqdm import tqdm  # noqa: E402
 import export  # noqa: E402
 import runtimes  # noqa: E402
 from benchmarks.pruner_step import cpu_model, markdown  # noqa: E402
-from command_line import number, one_line_errors  # noqa: E402
-from program import build  # noqa: E402
 from sparse_runtime import build as kernels  # noqa: E402
 from sparse_runtime import model_file  # noqa: E402
 from sparse_runtime.model_file import Model  # noqa: E402
+from tasks.measure import build  # noqa: E402
+from training.command_line import number, one_line_errors  # noqa: E402
 
 MOST_APART = 1e-3  # of a class' output from ONNX Runtime's
 

@@ -27,7 +27,7 @@ with contextlib.redirect_stdout(io.StringIO()):
     from paddleslim.dygraph.prune import unstructured_pruner as paddleslim
 
 import unstructured_pruner as ours
-from schedules import gmp_ratio
+from unstructured_pruning.schedules import gmp_ratio
 
 STEPS = 40
 LEARNING_RATES = ([15, 30], [0.5, 0.2, 0.05])  # boundaries in steps, values

@@ -24,9 +24,9 @@ try:
 except ImportError:
     sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
 
-import checkpoint
 from benchmarks.experiments import ROWS, read_runs
-from command_line import one_line_errors
+from training import checkpoint
+from training.command_line import one_line_errors
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -43,13 +43,13 @@ from paddle.vision.models import mobilenet_v1
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import masking
-from command_line import number, one_line_errors
+from training.command_line import number, one_line_errors
 from unstructured_pruner import (
     GMPUnstructuredPruner,
     UnstructuredPruner,
     prunable_parameters,
 )
+from unstructured_pruning import masking
 
 PRUNERS = {
     "threshold": {"mode": "threshold", "threshold": 0.01},  # PaddleSlim's defaults

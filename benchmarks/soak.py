@@ -29,8 +29,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import checkpoint
-from command_line import number, one_line_errors
+from training import checkpoint
+from training.command_line import number, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ["--data", "digits", "--scale", "0.25", "--use_gpu", "false", "--num_workers", "0"]

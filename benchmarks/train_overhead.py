@@ -26,7 +26,7 @@ from paddle.vision.models import mobilenet_v1
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from command_line import number, one_line_errors
+from training.command_line import number, one_line_errors
 from unstructured_pruner import UnstructuredPruner
 
 TARGET = 2  # percent of the images/s

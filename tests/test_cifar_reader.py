@@ -16,8 +16,8 @@ import numpy as np
 import paddle
 import pytest
 
-import cifar_reader
-from cifar_reader import Cifar10, Digits, FashionMNIST, pad_crop_flip
+from readers import small_images as cifar_reader
+from readers.small_images import Cifar10, Digits, FashionMNIST, pad_crop_flip
 
 ARCHIVE = "cifar-10-python.tar.gz"
 NAMES = [f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)]

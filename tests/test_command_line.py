@@ -114,12 +114,9 @@ def test_the_launcher_shows_the_error_once(option, message, tmp_path):
 
 def test_what_the_options_name_is_there():
     """Their lists stand twice, as nothing that needs Paddle may be imported for them."""
-    import checkpoint
-    import classification
-    import detection
-    import options
-    import voc_reader
-    from tasks import TASKS
+    from readers import voc as voc_reader
+    from tasks import TASKS, classification, detection
+    from training import checkpoint, options
 
     parser = options.parse_training("", ["--data", "voc"])
     assert list(TASKS) == options.DATA
@@ -138,7 +135,7 @@ def test_what_the_options_name_is_there():
 
 def test_ctrl_c_is_pythons_own_while_a_program_runs():
     """(The handler of before leaves at once: what a program has begun would stay on the disk.)"""
-    from command_line import _interrupted_early, one_line_errors
+    from training.command_line import _interrupted_early, one_line_errors
 
     before = signal.signal(signal.SIGINT, _interrupted_early)
     try:

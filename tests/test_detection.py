@@ -15,17 +15,16 @@ import paddle
 import pytest
 from conftest import ROOT, error_line, metrics, weights
 
-import checkpoint
-import detection
 import evaluate
 import train
-import yolov3
 from benchmarks import demo_yolov3, shapes
-from checkpoint import WEIGHTS
-from program import Loader
-from program import evaluate as measure
-from sampler import EpochBatchSampler
-from voc_reader import Objects, VOCDataset
+from readers.loader import Loader
+from readers.sampler import EpochBatchSampler
+from readers.voc import Objects, VOCDataset
+from tasks import detection, yolov3
+from tasks.measure import evaluate as measure
+from training import checkpoint
+from training.checkpoint import WEIGHTS
 
 KEYS = ["map_11point", "map_area", "sparsity", "prunable_sparsity", "samples", "images_per_sec"]
 
@@ -157,9 +156,9 @@ RANKS = """
 import json, sys, zlib
 import numpy as np, paddle
 import paddle.distributed as dist
-import detection
-from sampler import EpochBatchSampler
-from voc_reader import VOCDataset
+from tasks import detection
+from readers.sampler import EpochBatchSampler
+from readers.voc import VOCDataset
 
 if dist.get_world_size() > 1:
     dist.init_parallel_env()

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, error_line
 
 from benchmarks import experiments, plots
-from cifar_reader import FashionMNIST
+from readers.small_images import FashionMNIST
 
 
 @pytest.fixture(scope="module")

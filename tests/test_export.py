@@ -1,4 +1,4 @@
-"""export.py, runtimes.py and evaluate.py --runtime: a trained network through the three formats."""
+"""export.py, runtimes/ and evaluate.py --runtime: a trained network through the three formats."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import paddle
 import pytest
 from conftest import error_line
 
-import checkpoint
 import evaluate
 import export
 import runtimes
 import train
 from benchmarks import deploy_demo
+from training import checkpoint
 
 pytest.importorskip("paddle2onnx")
 

@@ -32,13 +32,13 @@ from safetensors.numpy import save_file
 from test_imagenet_reader import jpeg_header, png_header
 from test_safe_pickle import ARRAY, FLOAT, Reduced
 
-import checkpoint
 import evaluate
-import safe_pickle
 import train
-from checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
-from cifar_reader import Cifar10, FashionMNIST
 from imagenet_reader import ImageNetDataset
+from readers import safe_pickle
+from readers.small_images import Cifar10, FashionMNIST
+from training import checkpoint
+from training.checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
 from unstructured_pruner import UnstructuredPruner
 
 ARCHIVE, BATCH = "cifar-10-python.tar.gz", "cifar-10-batches-py/test_batch"

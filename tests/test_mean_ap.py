@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mean_ap import average_precision, hits, iou
+from tasks.mean_ap import average_precision, hits, iou
 
 
 def boxes(*corners) -> np.ndarray:

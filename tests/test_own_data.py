@@ -18,14 +18,13 @@ import pytest
 from conftest import ROOT, error_line, weights
 from PIL import Image
 
-import checkpoint
-import classification
-import detection
 import evaluate
 import export
-import program
 import train
 from imagenet_reader import ImageNetDataset
+from readers import loader
+from tasks import classification, detection, measure
+from training import checkpoint
 
 WEIGHTS = "model-pruned.pdparams"
 READER = """
@@ -244,7 +243,7 @@ def test_a_forgotten_number_of_classes_is_said(folders, imagenet_dir, tmp_path, 
 def test_the_size_of_pictures_is_kept_with_the_checkpoint(
     data, folders, cifar_dir, tmp_path, monkeypatch, capfd
 ):
-    sizes, iterate, jit_save = [], program.Loader.__iter__, export.jit_save
+    sizes, iterate, jit_save = [], loader.Loader.__iter__, export.jit_save
 
     def spy(self):
         for batch in iterate(self):
@@ -255,7 +254,7 @@ def test_the_size_of_pictures_is_kept_with_the_checkpoint(
         sizes.append(shape)
         jit_save(model, shape, *others)
 
-    monkeypatch.setattr(program.Loader, "__iter__", spy)
+    monkeypatch.setattr(loader.Loader, "__iter__", spy)
     monkeypatch.setattr(export, "jit_save", spy_on_export)
     place = {"imagenet": folders, "cifar10": cifar_dir}[data]
     options = options_for(place, tmp_path, "--image_size", 48, "--num_classes", 10, "--data", data)
@@ -398,7 +397,7 @@ def test_weights_of_paddle_for_another_number_of_classes(tmp_path, capfd, monkey
     assert np.array_equal(after["conv1.0.weight"], published["conv1.0.weight"].numpy())
     assert after["fc.weight"].shape == (1024, 10)
     with pytest.warns(UserWarning, match="of another kind"):
-        program.build(lambda: warnings.warn("of another kind", stacklevel=1), "x", 1, True)
+        measure.build(lambda: warnings.warn("of another kind", stacklevel=1), "x", 1, True)
 
 
 # What a training draws
@@ -407,7 +406,7 @@ def test_weights_of_paddle_for_another_number_of_classes(tmp_path, capfd, monkey
 @pytest.fixture
 def drawn(monkeypatch):
     """Of a training: the labels and the pictures of its batches, and the seeds of its steps."""
-    batches, seeds, iterate, seed_paddle = [], [], program.Loader.__iter__, paddle.seed
+    batches, seeds, iterate, seed_paddle = [], [], loader.Loader.__iter__, paddle.seed
 
     def spy(self):
         for images, labels in iterate(self):
@@ -415,7 +414,7 @@ def drawn(monkeypatch):
                 batches.append((labels.numpy(), [image.tobytes() for image in images.numpy()]))
             yield images, labels
 
-    monkeypatch.setattr(program.Loader, "__iter__", spy)
+    monkeypatch.setattr(loader.Loader, "__iter__", spy)
     monkeypatch.setattr(paddle, "seed", lambda seed: [seeds.append(seed), seed_paddle(seed)][1])
 
     def of(*options) -> Drawn:

@@ -33,12 +33,12 @@ import paddle
 import pytest
 from conftest import ROOT, error_line, metrics, weights
 
-import checkpoint
-import cifar_reader
-import classification
 import evaluate
 import train
-from checkpoint import MASKS, STATE, WEIGHTS
+from readers import small_images as cifar_reader
+from tasks import classification
+from training import checkpoint
+from training.checkpoint import MASKS, STATE, WEIGHTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 SECONDS = 60  # for a run to end by itself

@@ -15,10 +15,10 @@ import paddle
 import pytest
 from conftest import ROOT, error_line, metrics, weights
 
-import checkpoint
-import classification
 import evaluate
 import train
+from tasks import classification
+from training import checkpoint
 
 WEIGHTS = "model-pruned.pdparams"
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle import nn
 
-import masking
 from unstructured_pruner import UnstructuredPruner
+from unstructured_pruning import masking
 
 properties = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

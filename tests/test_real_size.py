@@ -31,17 +31,17 @@ from test_imagenet_reader import jpeg_header, png_header
 from test_sparse_runtime import POOL, convolution, depthwise, expected, model, pictures
 from test_voc_reader import entry
 
-import checkpoint
-import cifar_reader
 import imagenet_reader
-import safe_pickle
-import voc_reader
-from checkpoint import MASKS, METRICS, STATE, WEIGHTS
-from cifar_reader import Cifar10, FashionMNIST
 from imagenet_reader import ImageNetDataset
+from readers import safe_pickle
+from readers import small_images as cifar_reader
+from readers import voc as voc_reader
 from readers.pictures import MAX_BYTES, MAX_PIXELS
+from readers.small_images import Cifar10, FashionMNIST
+from readers.voc import VOCDataset, read_annotation
 from sparse_runtime import Network, model_file
-from voc_reader import VOCDataset, read_annotation
+from training import checkpoint
+from training.checkpoint import MASKS, METRICS, STATE, WEIGHTS
 
 long = pytest.mark.skipif(not os.environ.get("CI"), reason="takes long: runs with CI=true")
 SHARED = ROOT.parent / "shared" / "data"

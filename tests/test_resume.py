@@ -16,10 +16,10 @@ import paddle
 import pytest
 from conftest import ROOT, error_line, metrics, weights
 
-import checkpoint
-import classification
 import train
-from checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
+from tasks import classification
+from training import checkpoint
+from training.checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
 
 GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "0", "--pruning_epochs", "2",
        "--tunning_epochs", "1", "--pruning_steps", "3", "--ratio", "0.75"]  # fmt: skip

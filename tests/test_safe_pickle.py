@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-import safe_pickle
+from readers import safe_pickle
 
 # {"data": uint8 [[1, 2, 3], [4, 5, 6]], "labels": [7, 3]} as Python 2 and its numpy write it.
 PYTHON2 = (

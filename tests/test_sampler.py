@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from sampler import EpochBatchSampler
+from readers.sampler import EpochBatchSampler
 
 
 class Numbers(paddle.io.Dataset):

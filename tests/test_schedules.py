@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schedules import erk_ratios, gmp_ratio, pattern_ratios
+from unstructured_pruning.schedules import erk_ratios, gmp_ratio, pattern_ratios
 
 
 def test_gmp_ratio_step_by_step():

@@ -21,12 +21,11 @@ import paddle
 import pytest
 from conftest import ROOT, error_line, metrics, weights
 
-import classification
-import detection
 import evaluate
 import export
-import program
 import train
+from readers import loader
+from tasks import classification, detection
 
 WEIGHTS = "model-pruned.pdparams"
 
@@ -38,7 +37,7 @@ def test_a_training_in_a_pipe(small, tmp_path, capsys):
     out, errors = capsys.readouterr()
     assert errors == ""
     lines = [line for line in out.splitlines() if not line.startswith("no weight is left in ")]
-    cores = program.available_cores()
+    cores = loader.available_cores()
     assert lines[:7] == [
         f"device    CPU, {cores} cores",
         "data      cifar10, 40 pictures to train on, 10 to test, 3x32x32, 10 classes",

@@ -9,9 +9,9 @@ import paddle
 import pytest
 from conftest import ROOT, weights
 
-import checkpoint
 import train
 from benchmarks import soak
+from training import checkpoint
 
 EQUAL = "weights, optimizer, masks and metrics are equal bit for bit"
 

@@ -12,9 +12,8 @@ import paddle
 import pytest
 from paddle import nn
 
-import masking
-import moments
 from unstructured_pruner import GMPUnstructuredPruner, UnstructuredPruner
+from unstructured_pruning import masking, moments
 
 CONFIGS = {"stable_iterations": 1, "pruning_iterations": 4, "tunning_iterations": 2,
            "pruning_steps": 2, "initial_ratio": 0.25}  # fmt: skip

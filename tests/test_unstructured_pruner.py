@@ -10,12 +10,12 @@ import paddle
 import pytest
 from paddle import nn
 
-import masking
 from unstructured_pruner import (
     GMPUnstructuredPruner,
     UnstructuredPruner,
     default_skip_params,
 )
+from unstructured_pruning import masking
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 PADDLE_2 = paddle.__version__.startswith("2.")

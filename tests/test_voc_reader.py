@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import voc_reader
 from benchmarks import shapes
-from voc_reader import Sample, VOCDataset, read_annotation
+from readers import voc as voc_reader
+from readers.voc import Sample, VOCDataset, read_annotation
 
 RED, BLUE = (250, 10, 10), (10, 10, 250)
 

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-import yolov3
+from tasks import yolov3
 from unstructured_pruner import UnstructuredPruner
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-import checkpoint
 import sparse_runtime
-from options import RUNTIMES
+from training import checkpoint
+from training.options import RUNTIMES
 
 NAMES = RUNTIMES
 ONNX, SPARSE = "model.onnx", "model-sparse.safetensors"

@@ -10,11 +10,11 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-import yolov3
-from mean_ap import average_precision, hits
-from options import DETECTORS
-from program import build
-from voc_reader import VOCDataset, read_classes
+from readers.voc import VOCDataset, read_classes
+from tasks import yolov3
+from tasks.mean_ap import average_precision, hits
+from tasks.measure import build
+from training.options import DETECTORS
 
 DATA = ["voc"]
 MODELS = DETECTORS

@@ -10,7 +10,7 @@ import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons o
 
 import paddle
 
-import masking
+from unstructured_pruning import masking
 
 MOMENTS = {  # class of paddle.optimizer -> its moments, by the names it gives its accumulators
     "Adadelta": ("_avg_squared_grad", "_avg_squared_update"),

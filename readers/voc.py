@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import paddle
 
-from mean_ap import iou
 from readers.pictures import MEAN, decode, normalize, open_file, read_file, resize
 
 CLASSES = [
@@ -357,6 +356,16 @@ def crop(sample: Sample, rng: np.random.Generator) -> Sample:
                 sample.weights[inside],
             )
     return sample
+
+
+def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of every box [N, 4] with every other [M, 4]: float64 [N, M]."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+    corners = np.maximum(boxes[:, None, :2], others[:, :2])
+    sides = (np.minimum(boxes[:, None, 2:], others[:, 2:]) - corners).clip(0)
+    shared = sides.prod(2)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (others[:, 2:] - others[:, :2]).prod(1)
+    return shared / np.maximum(areas - shared, np.finfo(np.float64).tiny)
 
 
 def flip(sample: Sample, rng: np.random.Generator) -> Sample:

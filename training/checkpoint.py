@@ -36,7 +36,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as safetensors_bytes
 
-import safe_pickle
+from readers import safe_pickle
 
 WEIGHTS, OPTIMIZER = "model-pruned.pdparams", "opt-pruned.pdopt"
 MASKS, STATE = "masks-pruned.npz", "train-state.json"

@@ -27,8 +27,7 @@ import paddle
 from paddle.utils.download import get_path_from_url
 from paddle.vision.datasets import cifar, mnist
 
-import safe_pickle
-from readers import pictures
+from readers import pictures, safe_pickle
 
 UNPACKED = "cifar-10-batches-py"
 TRAIN, VAL = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]

@@ -13,8 +13,9 @@ import paddle.distributed as dist
 import paddle.nn.functional as F
 from paddle.vision import models
 
-from cifar_reader import Cifar10, Digits, FashionMNIST
-from program import build, say, summarize
+from readers.small_images import Cifar10, Digits, FashionMNIST
+from tasks.lines import say
+from tasks.measure import build, summarize
 
 # The number of classes by data set.
 DATA = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}

@@ -7,7 +7,7 @@ import json
 import textwrap
 from pathlib import Path
 
-from command_line import Parser, boolean, number
+from training.command_line import Parser, boolean, number
 
 DETECTORS = ["yolov3"]
 DATA = ["cifar10", "imagenet", "fashion_mnist", "digits", "voc"]

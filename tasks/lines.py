@@ -1,0 +1,38 @@
+"""Lines for people to read."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+
+import paddle.distributed as dist
+from tqdm import tqdm
+
+
+def say(text: str, file=None) -> None:
+    """A line of rank 0, above the progress bars."""
+    if dist.get_rank() == 0:
+        tqdm.write(text, file=file)
+        (file or sys.stdout).flush()
+
+
+def warn(text: str) -> None:
+    say(f"{os.path.basename(sys.argv[0])}: warning: {text}", sys.stderr)
+
+
+def listed(values: dict, names: tuple[str, ...]) -> str:
+    """`loss 0.123 top1 0.5000 `, of those that are there."""
+    digits = {"loss": 3}
+    there = [name for name in names if values[name] is not None]
+    return "".join(f"{name} {values[name]:.{digits.get(name, 4)}f} " for name in there)
+
+
+def not_loaded(what: str, names: list[str]) -> str:
+    return f"{what} is for another number of classes: {', '.join(names)} not loaded, but random"
+
+
+def shortened(names: list[str] | None) -> str:
+    if names is None or len(names) <= 20:
+        return str(names)
+    return f"{str(names[:20])[:-1]}, ...]"

@@ -1,0 +1,1 @@
+"""What unstructured_pruner.py is made of. Needs Paddle and numpy alone."""
