@@ -89,8 +89,8 @@ class UnstructuredPruner:
     A strategy of one's own overrides `scores()`, or as in PaddleSlim `mask_parameters()` and/or,
     in ratio mode, `update_threshold()`.
 
-    Layers replaced later, weight_norm() and the like need a new pruner: `step()` and `print()` raise
-    a ValueError that says so. (A parameter added to a layer that had none goes unnoticed.)
+    Layers replaced later, weight_norm() and the like need a new pruner: `step()` and `print()`
+    raise a ValueError that says so. (A parameter added to a layer that had none goes unnoticed.)
 
     Raises:
         ValueError: an argument out of range, a name that is not in the model or means two things,
