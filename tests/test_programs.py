@@ -241,7 +241,7 @@ def test_a_paddleslim_checkpoint_loses_its_masks(small, tmp_path, capsys):
         (["--batch_size", "41"], "41"),
         (["--lr_strategy", "poly"], "argument --lr_strategy: invalid choice: 'poly'"),
         (["--use_gpu", "maybe"], "argument --use_gpu: must be true or false, got 'maybe'"),
-        (["--model", "resnet19"], "no model 'resnet19' for cifar10; did you mean resnet18? There"),
+        (["--model", "resnet19"], "no model 'resnet19' for cifar10; did you mean resnet18?"),
         (["--step_epochs", "60", "30"], "argument --step_epochs: must increase, got [60, 30]"),
         (["--amp"], "--amp needs a GPU"),
         (["--resume_epoch", "3"], "--resume_epoch needs --pretrained_model"),
