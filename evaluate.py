@@ -60,13 +60,10 @@ def check_classes(names: list[str] | None, trained: dict) -> None:
     known = trained.get("classes")
     if (known is None) != (names is None):
         if "classes" in trained:
-            how = ["by a list", "by the order of the folders' names"]
-            here, there = how[names is not None], how[known is not None]
-            warn(f"labels are given {here}, in training {there}: they may not mean the same")
+            here, there = ("numbers", "names")[:: 1 if names is None else -1]
+            warn(f"classes are {here} here, in training {there}: they may not mean the same")
     elif known != names:
-        raise ValueError(
-            f"trained on the classes {shortened(known)}, the data set has {shortened(names)}"
-        )
+        raise ValueError(f"trained on {shortened(known)}, the data set has {shortened(names)}")
 
 
 @one_line_errors
@@ -76,6 +73,12 @@ def main(argv=None) -> None:
     path = Path(args.pruned_model)
     weights = None if args.runtime else checkpoint.find_weights(path)
     task, options, trained = trained_options(parse, argv, path if args.runtime else weights.parent)
+    size = trained.get("image_size")
+    if args.runtime and size not in (None, options.image_size):
+        raise ValueError(
+            f"--image_size {options.image_size}: {path} was exported for pictures of "
+            f"{size}x{size}; leave it out"
+        )
     if args.show:
         if not hasattr(task.Metric, "show"):
             raise ValueError("--show draws what a detector finds: it needs --data voc")

@@ -593,7 +593,7 @@ def start_gmp(args, model) -> None:
     there = UnstructuredPruner(model, "ratio", ratio=args.ratio, **which_weights(args))
     sparse = there.prunable_sparsity()
     args.initial_ratio = min(max(0.15, sparse), there.ratio)
-    if sparse < LEAST_SPARSITY:
+    if sparse < 0.01:  # a dense network has dead channels at most
         return
     if args.stable_epochs:
         raise ValueError(
@@ -603,6 +603,8 @@ def start_gmp(args, model) -> None:
     say(f"the weights are {sparse:.2%} sparse: gmp starts at {args.initial_ratio:.2%}")
     if sparse > there.ratio:
         warn(f"--ratio {there.ratio:g} is below the sparsity of the weights: some come back")
+    elif there.distribution != "global" or there.sparse_block != [1, 1]:
+        warn("if other layers or blocks of them are zero than are to be pruned, some come back")
 
 
 def which_weights(args) -> dict:
@@ -658,7 +660,9 @@ def checkpoint_to_resume(args) -> Path | None:
             )
     saved = state["options"]
     if args.initial_ratio is None and saved.get("pruning_strategy") == "gmp":
-        args.initial_ratio = saved.get("initial_ratio")
+        initial = saved.get("initial_ratio", 0.15)
+        if not args.force or initial <= args.ratio:
+            args.initial_ratio = initial
     different = different_options(args, saved)
     images = saved.get("batch_size", args.batch_size) * state.get("ranks", 1)
     if images != args.batch_size * dist.get_world_size():
@@ -674,7 +678,7 @@ def check_same_classes(args, resumed: dict, folder: Path) -> None:
     names = resumed["options"].get("classes")
     if names != args.classes and not args.force:
         raise ValueError(
-            f"{folder} was trained with the classes {shortened(names)}, the data set has "
+            f"{folder} was trained with {shortened(names)}, the data set has "
             f"{shortened(args.classes)}; give the same data, or --force"
         )
 

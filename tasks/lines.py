@@ -33,6 +33,8 @@ def not_loaded(what: str, names: list[str]) -> str:
 
 
 def shortened(names: list[str] | None) -> str:
-    if names is None or len(names) <= 20:
-        return str(names)
-    return f"{str(names[:20])[:-1]}, ...]"
+    """Of classes."""
+    if names is None:
+        return "numbers as classes"
+    more = ", ...]" if len(names) > 20 else "]"
+    return f"the classes {str(names[:20])[:-1]}{more}"

@@ -45,6 +45,8 @@ def start(tmp_path, program, *options, **environment):
         ("train.py", ["digits"], "'digits' belongs to no option"),
         ("train.py", ["--ratio", "55"],
          "argument --ratio: must be a number in [0, 1], got 55; did you mean 0.55?"),
+        ("train.py", ["--momentum_rate", "9"],
+         "argument --momentum_rate: must be a number in [0, 1], got 9"),
         ("train.py", ["--ratio", "1.2"], "argument --ratio: must be a number in [0, 1], got 1.2"),
         ("train.py", ["--distribution", "conv*=60"],
          "argument --distribution: must be a number in [0, 1], got 60; did you mean 0.6?"),

@@ -639,6 +639,8 @@ STATES = {
             "classes": ["ab", [1], {"a": 1}],
             "initial_ratio": ["0.5", [1], 1.5, True],
             "started_from": [1, [], {"a": [1]}],
+            "totals": ["abc", [1], [["x"]], [[1.0], [1.0, 2.0]]],
+            "epoch_lr": ["x"], "threshold": [[1]], "masks_ratio": ["x"],
             "batch_size": ["x", [], None],
             "ranks": ["x", [], None],
         }.items()

@@ -200,7 +200,8 @@ def test_the_order_of_the_classes_is_kept_with_the_checkpoint(folders, tmp_path,
     shutil.rmtree(folders / "train/a")
     message = error_line(capfd, train.main, *options, "--resume_epoch", "latest")
     assert (
-        "was trained with the classes ['a', 'b', 'c'], the data set has ['0', 'b', 'c']" in message
+        "was trained with the classes ['a', 'b', 'c'], the data set has the classes ['0', 'b', 'c']"
+        in message
     )
     train.main([*options, "--resume_epoch", "latest", "--force", "--max_steps", "2"])
     put(folders / "val", "z/1.jpg")
@@ -213,15 +214,15 @@ def test_labels_of_a_list_and_of_folders_may_not_be_the_same(folders, tmp_path, 
     shutil.copytree(folders, lists)
     for mode, picture in (("train", "train/b/1.jpg"), ("val", "val/b/3.jpg")):
         (lists / f"{mode}_list.txt").write_text(f"{picture} 0\n{picture} 2\n")
-    for place, other, here in ((lists, folders, "by the order of the folders' names, in training "
-                                "by a list"),
-                               (folders, lists, "by a list, in training by the order of the "
-                                "folders' names")):  # fmt: skip
+    for place, other, here in (
+        (lists, folders, "names here, in training numbers"),
+        (folders, lists, "numbers here, in training names"),
+    ):
         options = options_for(place, tmp_path / place.name, "--num_classes", 3, "--max_steps", 1)
         train.main(options)
         for data in (place, other):
             evaluate.main(["--pruned_model", options[-5], "--data_dir", str(data)])
-        told = f"warning: labels are given {here}: they may not mean the same\n"
+        told = f"warning: classes are {here}: they may not mean the same\n"
         assert capfd.readouterr().err.count(told) == 1
 
 
@@ -265,6 +266,9 @@ def test_the_size_of_pictures_is_kept_with_the_checkpoint(
     export.main(["--pruned_model", models, "--format", "paddle", "--out", out])
     evaluate.main(["--pruned_model", out, "--runtime", "paddle", *place])
     assert set(sizes) == {(3, 48, 48)}
+    message = error_line(capfd, evaluate.main, "--pruned_model", out, "--runtime", "paddle", *place,
+                         "--image_size", 64)  # fmt: skip
+    assert message.endswith("was exported for pictures of 48x48; leave it out")
     evaluate.main(["--pruned_model", models, *place, "--image_size", "64"])
     assert sizes[-1] == (3, 64, 64)
     other = ["--pruned_model", models, "--image_size", "64", "--format", "paddle", "--out"]

@@ -154,6 +154,28 @@ def test_gmp_that_goes_on_from_another_strategy_starts_at_its_sparsity(small, tm
     assert metrics(tmp_path)[1]["prunable_sparsity"] >= 0.6
 
 
+def test_gmp_that_goes_on_from_dense_training_counts_all_steps(small, tmp_path):
+    common = [*small, "--model_path", str(tmp_path), "--num_epochs", "4", "--max_steps"]
+    train.main([*common, "2", "--pruning_mode", "none"])
+    gmp = ["--pruning_strategy", "gmp", "--pruning_epochs", "2", "--pruning_steps", "4",
+           "--ratio", "0.6", "--resume_epoch", "latest", "--force"]  # fmt: skip
+    train.main([*common, "3", *gmp])
+    # The third of four rises: 1 - (1/2)^3 of the way from 0.15 to 0.6
+    assert checkpoint.read_state(tmp_path)["masks_ratio"] == pytest.approx(0.15 + 0.45 * 7 / 8)
+    gmp[gmp.index("0.6")] = "0.1"
+    train.main([*common, "4", *gmp])  # below the first ratio, which was not given
+
+
+def test_zeros_in_other_layers_than_a_distribution_would_have_are_told(
+    small, pruned, tmp_path, capfd
+):
+    common = [*small, *FROM_SPARSE, "--pretrained_model", str(pruned), "--max_steps", "1"]
+    told = "warning: if other layers or blocks of them are zero than are to be pruned, some come"
+    for more, said in (([], 0), (["--local_sparsity"], 1), (["--sparse_block", "2", "1"], 1)):
+        train.main([*common, *more, "--model_path", str(tmp_path)])
+        assert capfd.readouterr().err.count(told) == said
+
+
 def test_latest_starts_where_there_is_nothing(small, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train.main([*small, "--num_epochs", "1", "--model_path", str(first)])

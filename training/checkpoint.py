@@ -319,6 +319,15 @@ def _is_state(state) -> bool:
     ratio = options.get("initial_ratio")
     if ratio is not None and (type(ratio) not in (int, float) or not 0 <= ratio <= 1):
         return False
+    totals = state.get("totals", [])
+    if type(totals) is not list or any(type(row) is not list for row in totals):
+        return False
+    if len({len(row) for row in totals}) > 1:
+        return False
+    numbers = [state.get(name) for name in ("epoch_lr", "threshold", "masks_ratio")]
+    numbers = [n for n in numbers if n is not None] + [n for row in totals for n in row]
+    if any(type(n) not in (int, float) for n in numbers):
+        return False
     names = options.get("classes")
     if names is not None and not (type(names) is list and all(type(n) is str for n in names)):
         return False
@@ -437,6 +446,8 @@ def load_training(folder, run) -> None:
         if args.pruning_strategy == "gmp":
             state["ratio"] = saved.get("masks_ratio", 0.0)
         run.pruner.set_state_dict(state)
+    elif run.pruner is not None:
+        run.pruner.iteration = steps
     if run.args.static_masks and not run.pruner.state_dict()["static"]:
         run.pruner.set_static_masks()
 

@@ -30,8 +30,11 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
 
 
-def number(kind: type, minimum: float, maximum: float = float("inf")):
-    """An argparse type: an int or a finite float between two bounds, both included."""
+def number(kind: type, minimum: float, maximum: float = float("inf"), part: bool = False):
+    """An argparse type: an int or a finite float between two bounds, both included.
+
+    part: it is a part of a whole, and may have been given in percent.
+    """
 
     def parse(text: str):
         try:
@@ -41,7 +44,7 @@ def number(kind: type, minimum: float, maximum: float = float("inf")):
         if not (minimum <= value <= maximum and abs(value) != float("inf")):
             limits = f">= {minimum}" if maximum == float("inf") else f"in [{minimum}, {maximum}]"
             what = "a whole number" if kind is int else "a number"
-            percent = maximum == 1 and 2 <= value <= 100
+            percent = part and 2 <= value <= 100
             hint = f"; did you mean {value / 100:g}?" if percent else ""
             raise argparse.ArgumentTypeError(f"must be {what} {limits}, got {text}{hint}")
         return value

@@ -134,7 +134,7 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
     add("--max_steps", type=number(int, 1), help="stop after so many steps of the whole training")
     add("--pruning_mode", choices=["ratio", "threshold", "none"], default="ratio",
         help="what decides what is pruned; none trains dense (default: %(default)s)")
-    add("--ratio", type=number(float, 0, 1), default=0.55,
+    add("--ratio", type=number(float, 0, 1, part=True), default=0.55,
         help="fraction of the prunable weights to prune (default: %(default)s)")
     add("--threshold", type=number(float, 0), default=0.01,
         help="magnitude below which a weight is pruned (default: %(default)s)")
@@ -155,8 +155,8 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
     add("--tunning_epochs", type=number(int, 0), default=60,
         help="gmp: upstream's; all that follow the rise are at --ratio")
     add("--pruning_steps", type=number(int, 1), default=100, help="gmp: rises (%(default)s)")
-    add("--initial_ratio", type=number(float, 0, 1), help="gmp: first (default: 0.15; from weights "
-        "that are sparser, their sparsity)")
+    add("--initial_ratio", type=number(float, 0, 1, part=True),
+        help="gmp: first (default: 0.15; from weights that are sparser, their sparsity)")
     add("--static_masks", action="store_true",
         help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
     add("--pretrained_model", "--checkpoint", metavar="PATH",
@@ -306,7 +306,7 @@ def distribution(text: str) -> str | dict[str, float]:
         return text
     try:
         pairs = [part.split("=") for part in text.split(",")]
-        ratios = {name: number(float, 0, 1)(ratio) for name, ratio in pairs}
+        ratios = {name: number(float, 0, 1, part=True)(ratio) for name, ratio in pairs}
         if len(ratios) < len(pairs):
             raise ValueError("a pattern stands there twice")
         return ratios
