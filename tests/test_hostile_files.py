@@ -613,7 +613,16 @@ def damaged_state(trained: Path, **changes) -> str:
     return json.dumps(state)
 
 
+def state_with_threshold(trained: Path, threshold) -> str:
+    """(Not the option of the same name.)"""
+    state = json.loads((trained / STATE).read_text())
+    state["threshold"] = threshold
+    state["checksums"][STATE] = checkpoint._state_checksum(state)
+    return json.dumps(state)
+
+
 STATES = {
+    "threshold": lambda t: state_with_threshold(t, [1]),
     "deep": lambda t: "[" * 100_000,
     "deep inside": lambda t: '{"options": ' + '{"a":' * 5000 + "1" + "}" * 5001,
     "not a dict": lambda t: "[]",
@@ -640,7 +649,7 @@ STATES = {
             "initial_ratio": ["0.5", [1], 1.5, True],
             "started_from": [1, [], {"a": [1]}],
             "totals": ["abc", [1], [["x"]], [[1.0], [1.0, 2.0]]],
-            "epoch_lr": ["x"], "threshold": [[1]], "masks_ratio": ["x"],
+            "epoch_lr": ["x"], "masks_ratio": ["x"],
             "batch_size": ["x", [], None],
             "ranks": ["x", [], None],
         }.items()
