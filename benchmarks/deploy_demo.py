@@ -37,15 +37,15 @@ import paddle
 
 import export
 import runtimes
-import tasks
 from training import checkpoint
+from training.trained import trained_options
 
 
 def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, float]:
     """Median seconds of one picture, by form."""
     weights = checkpoint.find_weights(checkpoint_path)
     argv = ["--format", "onnx", "--out", str(exports)]
-    task, options, _ = tasks.trained_options(export.parse, argv, weights.parent)
+    task, options, _ = trained_options(export.parse, argv, weights.parent)
     model = task.make_model(options)
     checkpoint.load_weights(model, weights)
     model.eval()

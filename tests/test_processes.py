@@ -402,7 +402,8 @@ def test_a_rank_that_leaves_keeps_its_status_when_the_launcher_ends_it(tmp_path)
     """As happens where all ranks meet the same fault and one is quicker."""
     script = tmp_path / "leaving.py"
     script.write_text(
-        "import atexit, os, signal, sys, command_line\n"
+        "import atexit, os, signal, sys\n"
+        "from training import command_line\n"
         "@command_line.one_line_errors\n"
         "def main(argv=None):\n"
         "    raise ValueError('no')\n"
