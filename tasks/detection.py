@@ -14,10 +14,9 @@ from readers.voc import VOCDataset, read_classes
 from tasks import yolov3
 from tasks.mean_ap import average_precision, hits
 from tasks.measure import build
-from training.options import DETECTORS
 
 DATA = ["voc"]
-MODELS = DETECTORS
+MODELS = ["yolov3"]
 COUNTED = ("loss",)  # while training, as means over the samples
 MEASURED = ("map_11point", "map_area")  # by the metric; the first one tells which weights are best
 SHOWN_SCORE, SHOWN_PICTURES = 0.3, 100  # which detections are drawn, and how many pictures
