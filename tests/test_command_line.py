@@ -100,6 +100,7 @@ def test_a_right_command_line_goes_on(tmp_path):
         (["--model", "resnet1"],
          "there is no model 'resnet1' for cifar10; did you mean resnet18?"),
     ],
+    ids=["option", "model"],  # Paddle 2.6's launcher prints the environment, pytest's ids in it
 )  # fmt: skip
 def test_the_launcher_shows_the_error_once(option, message, tmp_path):
     done = subprocess.run(
