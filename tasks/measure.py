@@ -15,6 +15,10 @@ from readers.loader import Loader
 from tasks.lines import not_loaded, say
 
 
+class EvaluationError(ValueError):
+    """The test data could not be read, by this process or by another rank."""
+
+
 def class_names(dataset) -> list[str] | None:
     """Its `classes`, in the order of the labels; None where classes are numbers."""
     names = getattr(dataset, "classes", None)
@@ -65,7 +69,11 @@ def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dic
 
 @paddle.no_grad()
 def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
-    """What the metric says of the model, over the test data of every rank."""
+    """What the metric says of the model, over the test data of every rank.
+
+    Raises:
+        EvaluationError: on every rank, if a picture of one of them could not be read.
+    """
     model.eval()
     fault = None
     try:
@@ -78,5 +86,6 @@ def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
     if dist.get_world_size() > 1:  # also after a fault: the other ranks wait
         dist.all_reduce(faults)
     if int(faults[0]):
-        raise fault or ValueError("another process could not read its test data: see its log")
+        reason = fault or "another process could not read its test data: see its log"
+        raise EvaluationError(str(reason)) from fault
     return metric.result()
