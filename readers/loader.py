@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
 import paddle

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import tarfile
-import zlib  # before paddle: 2.6 crashes in zlib on some Pythons otherwise
+import zlib
 from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies

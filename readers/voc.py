@@ -14,7 +14,6 @@ A transform is a function of a Sample and a random generator: no other state.
 from __future__ import annotations
 
 import os
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from typing import NamedTuple
 from xml.etree import ElementTree
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import paddle.distributed as dist
 from tqdm import tqdm

@@ -11,8 +11,6 @@ Sizes, anchors and thresholds are those of PaddleDetection's yolov3_mobilenet_v1
 
 from __future__ import annotations
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-
 import numpy as np
 import paddle
 import paddle.nn.functional as F
