@@ -19,13 +19,13 @@ class EvaluationError(ValueError):
 
 
 def class_names(dataset) -> list[str] | None:
-    """Its `classes`, in the order of the labels; None where classes are numbers."""
+    """A data set's `classes`, in the order of the labels; None where classes are numbers."""
     names = getattr(dataset, "classes", None)
     return None if names is None else [str(name) for name in names]
 
 
 def build(make, name: str, scale: float, pretrained: bool):
-    """What `make()` gives: a network of Paddle's, whose refusals become a line each.
+    """The network that `make()` builds with Paddle, whose errors become one line each.
 
     Raises:
         ValueError: it cannot be as narrow or as wide, or its ImageNet weights cannot be had.
@@ -68,7 +68,11 @@ def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dic
 
 @paddle.no_grad()
 def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
-    """What the metric says of the model, over the test data of every rank.
+    """`metric.result()` over the test data of every rank, the model left in its eval mode.
+
+    Args:
+        after_batch: called after each batch; what it raises, other than ValueError and OSError,
+            ends the test at once.
 
     Raises:
         EvaluationError: on every rank, if a picture of one of them could not be read.
