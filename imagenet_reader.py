@@ -20,7 +20,7 @@ is `ImageNetDataset(data_dir, mode, num_classes=, seed=)` with mode 'train' or '
 before each. Only if they are there: the argument `image_size=` (without it there is no
 `--image_size`), and the argument and attribute `classes`, names that are kept with a checkpoint.
 
-`python benchmarks/reader.py` measures the speed.
+`python -m benchmarks.reader` measures the speed.
 """
 
 from __future__ import annotations

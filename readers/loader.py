@@ -15,6 +15,7 @@ from readers.sampler import EpochBatchSampler
 
 
 def available_cores() -> int:
+    """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -23,8 +24,9 @@ def available_cores() -> int:
 class Loader:
     """Batches of a data set as lists of tensors, read by processes or, with 0 workers, in this one.
 
-    An error in a data set is raised here as a ValueError with its message. (A plain DataLoader of
-    Paddle waits for ever without workers, and with them dies of an error that names nothing.)
+    With workers an error in a data set is raised here as a ValueError with its message, without
+    them as it is. (A plain DataLoader of Paddle waits for ever without workers, and with them dies
+    of an error that names nothing.)
     """
 
     def __init__(self, dataset, batch_sampler: EpochBatchSampler, num_workers: int):

@@ -46,7 +46,7 @@ class Network:
     Args:
         model: path of the file, or a Model.
         batch: pictures at once, at most.
-        threads: threads of its own that run it, this one included.
+        threads: how many run it, the calling one included.
         instruction_set: "avx512", "avx2" or "plain"; None: the best that the machine has.
         tune: measure the ways to cut each layer into tiles, about 0.2 s; the result is the same.
 
