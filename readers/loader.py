@@ -92,7 +92,7 @@ def _end_with_parent(worker: int) -> None:
 
 
 def _collate(samples: list) -> list[np.ndarray]:
-    """A column of the samples each; or the first error's message alone, as bytes."""
+    """An array for each column of the samples; or the first error's message alone, as bytes."""
     for sample in samples:
         if isinstance(sample, (ValueError, OSError)):
             return [np.frombuffer(str(sample).encode(), np.uint8)]

@@ -23,8 +23,16 @@ AREA = (0.08, 1.0)  # of a random crop, as a part of the picture's (Szegedy et a
 RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB of RGB
 MAX_BYTES = 3 * MAX_PIXELS + (1 << 20)  # of a file: all of them uncompressed, and headers
-MAX_SCANNED = 20 * MAX_PIXELS  # pixels by scans of a JPEG; a progressive one has about 10
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # the rest of Pillow's stay shut
+MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG; a progressive one has about 10
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "WEBP",
+    "PPM",
+)  # of Pillow's; no other decoder is tried
 
 
 def open_file(path: str) -> io.BufferedReader:

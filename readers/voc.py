@@ -135,7 +135,11 @@ class VOCDataset(paddle.io.Dataset):
 
 
 def read_classes(data_dir: str | os.PathLike) -> list[str]:
-    """The names of the classes, from label_list.txt or VOC's."""
+    """The names of the classes, from label_list.txt or VOC's.
+
+    Raises:
+        ValueError: it names none, or one twice, is too large or not in UTF-8.
+    """
     path = os.path.join(data_dir, "label_list.txt")
     if not os.path.exists(path):
         return CLASSES
@@ -148,6 +152,10 @@ def read_classes(data_dir: str | os.PathLike) -> list[str]:
 
 
 def read_text(path: str, max_bytes: int) -> str:
+    """
+    Raises:
+        FileNotFoundError, ValueError: naming the file, which is missing, larger or not in UTF-8.
+    """
     try:
         with open_file(path) as file:
             data = file.read(max_bytes + 1)
@@ -162,7 +170,12 @@ def read_text(path: str, max_bytes: int) -> str:
 
 
 def list_names(data_dir: str, mode: str) -> list[tuple[str, str]]:
-    """Folder and name of every picture of 'train' or 'val'."""
+    """Folder and name of every picture of 'train' or 'val'.
+
+    Raises:
+        FileNotFoundError: there is no list, or an empty one.
+        ValueError: a line names no picture.
+    """
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"there is no data folder {data_dir}; give another --data_dir")
     years = [os.path.join(data_dir, year) for year in YEARS]
@@ -193,6 +206,7 @@ def list_names(data_dir: str, mode: str) -> list[tuple[str, str]]:
 
 
 def find_picture(folder: str, name: str) -> str:
+    """The path of the picture of this name; FileNotFoundError if there is none."""
     paths = [os.path.join(folder, "JPEGImages", name + end) for end in ENDS]
     for path in paths:
         if os.path.exists(path):

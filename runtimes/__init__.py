@@ -39,7 +39,7 @@ class Exported:
         self.run = run
 
     def eval(self) -> None:
-        """It knows nothing else."""
+        """It has no training mode."""
 
     def __call__(self, images: paddle.Tensor):
         outputs = [paddle.to_tensor(output) for output in self.run(images.numpy())]
@@ -84,7 +84,7 @@ def _onnx(folder: Path, batch: int, threads: int):
     options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(folder / ONNX, options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own have no name of theirs to catch
+    except Exception as error:  # onnxruntime exports no exception class
         raise ValueError(f"ONNX Runtime does not take {folder / ONNX}: {error}") from None
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})

@@ -121,7 +121,7 @@ class Network:
         return time.perf_counter() - started
 
     def _plan(self, model: Model):
-        """A layer an operator, but a depthwise convolution and the 1x1 behind it are one."""
+        """A layer for each operator; a depthwise convolution and the 1x1 behind it share one."""
         batch, shapes = self.shape[0], model_file.shapes(model)
         layers, matrices = [], []
         depthwise = None
@@ -189,7 +189,7 @@ class Network:
         pixels = layer.batch * layer.out_height * layer.out_width
         layer.lanes = 1 if pixels == 1 and layer.kind == COPY else self.lanes
         vectors = -(-pixels // layer.lanes)
-        layer.split = vectors < 4  # a tile then has fewer, too
+        layer.split = vectors < 4  # a tile then has so few vectors that sums are kept in parts
         block = 1 << 15 if layer.split else MAX_TILE // (layer.lanes * min(8, vectors))
         layer.block_rows = min(layer.tile_rows, block)
         encoded = _by_block(matrix, layer.block_rows)
