@@ -32,7 +32,7 @@ FORMATS = (
     "TIFF",
     "WEBP",
     "PPM",
-)  # of Pillow's; no other decoder is tried
+)  # that Pillow may decode
 
 
 def open_file(path: str) -> io.BufferedReader:
