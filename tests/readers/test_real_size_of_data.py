@@ -25,6 +25,7 @@ import imagenet_reader
 from imagenet_reader import ImageNetDataset
 from readers import small_images as cifar_reader
 from readers import voc as voc_reader
+from readers import voc_augment
 from readers.pictures import MAX_BYTES, MAX_PIXELS
 from readers.small_images import Cifar10, FashionMNIST
 from readers.voc import VOCDataset, read_annotation
@@ -333,9 +334,9 @@ def test_objects_of_a_training_picture():
     """Beyond 50 they are dropped, as the loss takes no more."""
     for count, kept in ((50, 50), (51, 50)):
         boxes = np.float32([[i, 0, i + 1, 9] for i in range(count)])
-        sample = voc_reader.Sample(
+        sample = voc_augment.Sample(
             np.zeros((9, 100, 3), np.uint8), boxes, np.arange(count), np.ones(count, np.float32)
         )
-        _, boxes, labels, weights = voc_reader.target(sample, 32)
+        _, boxes, labels, weights = voc_augment.target(sample, 32)
         assert (labels.tolist(), weights.sum()) == ([*range(50)], kept)
         assert boxes[:, 2] == pytest.approx(0.01, abs=1e-6)

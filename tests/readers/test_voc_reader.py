@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import shapes
-from readers import voc as voc_reader
-from readers.voc import Sample, VOCDataset, read_annotation
+from readers import pictures, voc_augment
+from readers.voc import VOCDataset, read_annotation
+from readers.voc_augment import Sample
 
 RED, BLUE = (250, 10, 10), (10, 10, 250)
 
@@ -66,7 +67,7 @@ def test_a_folder_of_ones_own(tmp_path):
     assert objects.boxes.tolist() == [[0, 0, 10, 20]] * 2  # VOC's pixels count from 1
     image, size, index = tested[0]
     assert (image.shape, size.tolist(), int(index)) == ((3, 64, 64), [30, 40], 0)
-    wanted = (np.array(RED) / 255 - voc_reader.MEAN.ravel()) / [0.229, 0.224, 0.225]
+    wanted = (np.array(RED) / 255 - pictures.MEAN.ravel()) / [0.229, 0.224, 0.225]
     assert image[:, 32, 32] == pytest.approx(wanted, abs=0.01)
 
 
@@ -214,7 +215,7 @@ def test_boxes_stay_on_their_objects(name):
     for seed in range(60):
         before, rng = scene(seed), np.random.default_rng(seed)
         kept = Sample(*(part.copy() for part in before))
-        after = getattr(voc_reader, name)(before, rng)
+        after = getattr(voc_augment, name)(before, rng)
         for part, copy in zip(before, kept):
             assert (part == copy).all()  # what was given is not written to
         for box, label, weight in zip(after.boxes, after.labels, after.weights):
@@ -225,7 +226,7 @@ def test_boxes_stay_on_their_objects(name):
             after.pixels.shape != before.pixels.shape or (after.pixels != before.pixels).any()
         )
         seen.add(len(after.boxes))
-        again = getattr(voc_reader, name)(kept, np.random.default_rng(seed))
+        again = getattr(voc_augment, name)(kept, np.random.default_rng(seed))
         assert all((one == other).all() for one, other in zip(after, again))
     assert 15 < changed <= 60
     assert seen == ({1, 2} if name == "crop" else {2})
@@ -233,7 +234,7 @@ def test_boxes_stay_on_their_objects(name):
 
 def test_expand_puts_pictures_on_the_mean_colour():
     for seed in range(9):
-        after = voc_reader.expand(scene(0), np.random.default_rng(seed)).pixels
+        after = voc_augment.expand(scene(0), np.random.default_rng(seed)).pixels
         if after.shape[0] > 90:
             corners = after[[0, 0, -1, -1], [0, -1, 0, -1]]
             assert (corners == [124, 116, 104]).all(1).any()  # 255 times ImageNet's mean
@@ -246,7 +247,7 @@ def test_expand_puts_pictures_on_the_mean_colour():
 def test_crop_overlaps_a_box_as_much_as_it_should():
     shares = set()
     for seed in range(200):
-        after = voc_reader.crop(scene(0), np.random.default_rng(seed))
+        after = voc_augment.crop(scene(0), np.random.default_rng(seed))
         least = np.random.default_rng(seed).choice([-1.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
         if after.pixels.shape == (60, 90, 3):
             continue
@@ -262,7 +263,7 @@ def test_crop_overlaps_a_box_as_much_as_it_should():
 def test_mixup_lays_pictures_over_each_other():
     one, other = scene(0), scene(1)
     other = Sample(other.pixels[:50, :80], other.boxes, other.labels, other.weights)
-    mixed = voc_reader.mixup(one, other, 0.25)
+    mixed = voc_augment.mixup(one, other, 0.25)
     assert mixed.pixels.shape == (60, 90, 3)
     assert mixed.pixels[10, 20].tolist() == pytest.approx(RED, abs=1)  # red in both
     assert mixed.pixels[59, 89].tolist() == pytest.approx(one.pixels[59, 89] * 0.25, abs=1)
@@ -272,7 +273,7 @@ def test_mixup_lays_pictures_over_each_other():
 
 
 def test_targets():
-    image, boxes, labels, weights = voc_reader.target(scene(0), 64)
+    image, boxes, labels, weights = voc_augment.target(scene(0), 64)
     assert image.shape == (3, 64, 64)
     assert boxes[0] == pytest.approx([25 / 90, 17.5 / 60, 30 / 90, 25 / 60])
     assert (labels[:2].tolist(), weights[:2].tolist()) == ([0, 1], [1, 1])
@@ -280,7 +281,7 @@ def test_targets():
     assert not weights[2:].any()
     crowd = Sample(scene(0).pixels, np.tile(scene(0).boxes, (40, 1)), np.ones(80, np.int32),
                    np.ones(80, np.float32))  # fmt: skip
-    assert voc_reader.target(crowd, 64)[1].shape == (50, 4)
+    assert voc_augment.target(crowd, 64)[1].shape == (50, 4)
 
 
 def test_a_sample_depends_on_seed_epoch_and_number_alone(voc_dir):
@@ -304,7 +305,7 @@ def test_a_sample_depends_on_seed_epoch_and_number_alone(voc_dir):
     plain = VOCDataset(voc_dir, "train", augmentation="flip", mixup_epochs=9, image_size=64)
     pixels = plain.pixels(3)
     flipped = cv2.flip(pixels, 1)
-    wanted = [voc_reader.normalize(p) for p in (pixels, flipped)]
+    wanted = [pictures.normalize(p) for p in (pixels, flipped)]
     for plain.epoch in range(4):
         assert any(np.allclose(plain[3][0], picture) for picture in wanted)
 

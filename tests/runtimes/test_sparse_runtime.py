@@ -209,12 +209,12 @@ def test_pictures_too_large_for_a_cache_are_computed_in_parts(monkeypatch):
     most = max(map(sum, zip(sizes, sizes[1:])))
     two_at_once = Network(made, 2, tune=False)
     expected = [two_at_once(images[i : i + 2]) for i in (0, 2, 4)]
-    monkeypatch.setattr(network, "CACHED", 2 * most + 1)
+    monkeypatch.setattr(network, "MAX_CACHED", 2 * most + 1)
     whole = Network(made, 5, tune=False)
     assert whole.shape == (2, *made.input_shape)
     assert_same_bits(whole(images), np.concatenate(expected))
     assert_same_bits(whole(images[:3]), np.concatenate(expected)[:3])
-    monkeypatch.setattr(network, "CACHED", 1)
+    monkeypatch.setattr(network, "MAX_CACHED", 1)
     assert Network(made, 5, tune=False).shape == (1, *made.input_shape)
 
 
@@ -381,7 +381,7 @@ def test_pairs_by_hand():
     # Of the first three columns the rows have 2, 1, 2 weights, the added one none; of the last one
     # 0, 0, 1 and none. Rows that have as many are paired.
     assert pairs["rows"].tolist() == [[3, 1], [0, 2], [0, 1], [3, 2]]
-    assert pairs["both_one_other"].tolist() == [[0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 1]]
+    assert pairs["both_first_second"].tolist() == [[0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 1]]
     assert values.tolist() == [3, 1, 4, 2, 5, 6]
     assert indices.tolist() == [2, 0, 2, 1, 0]
     assert starts.tolist() == [[[0, 0]], [[5, 4]]]
@@ -393,6 +393,6 @@ def test_rows_are_paired_within_their_chunk():
     chunks = pairs["rows"].reshape(-1, 2) // network.CHUNK
     assert (chunks[:, 0] == chunks[:, 1]).all()
     assert sorted(pairs["rows"].ravel()) == list(range(200))
-    counts = pairs["both_one_other"].sum(1)
+    counts = pairs["both_first_second"].sum(1)
     assert starts[0, :, 1].tolist() == [counts[: 32 * chunk].sum() for chunk in range(4)]
     assert len(indices) == counts.sum()

@@ -213,7 +213,7 @@ def test_boxes_are_drawn_beside_the_truth(voc, tmp_path, monkeypatch):
 
 
 def test_no_more_pictures_are_drawn_than_were_said(voc_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(detection, "SHOWN_PICTURES", 2)
+    monkeypatch.setattr(detection, "MAX_SHOWN_PICTURES", 2)
     metric = detection.Metric(VOCDataset(voc_dir, "val"))
     for index in range(5):
         metric.count(index, np.zeros([0, 4]), np.zeros(0), np.zeros(0, np.int64))

@@ -149,7 +149,7 @@ def test_nothing_and_very_much_are_found():
         output[:, :, 4:] = 3
         output[:, :, 2:4] = -3
     ((boxes, scores, _),) = yolov3.detections(tensors(crowded), sizes)
-    assert len(boxes) == yolov3.KEPT
+    assert len(boxes) == yolov3.MAX_DETECTIONS
     assert (np.diff(scores) <= 0).all()
     assert (boxes >= 0).all()
     assert (boxes <= 96).all()
