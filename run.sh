@@ -64,6 +64,10 @@ install
 python=$venv/bin/python
 export PYTHONWARNINGS="ignore:No ccache found:UserWarning${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 
+run() { # a module of this project, from any folder
+  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m "$@"
+}
+
 launch() {
   [ -n "${LAUNCH_OPTIONS:-}" ] || nvidia-smi >/dev/null 2>&1 ||
     die "no GPU here; on CPUs: LAUNCH_OPTIONS='--nproc_per_node 2' bash run.sh $command"
@@ -72,7 +76,9 @@ launch() {
 }
 
 case $command in
-  demo | demo_yolov3 | deploy_demo) exec "$python" "$here/benchmarks/$command.py" "$@" ;;
+  demo) run demos.classify "$@" ;;
+  demo_yolov3) run demos.detect "$@" ;;
+  deploy_demo) run demos.deploy "$@" ;;
   test) cd "$here" && exec "$python" -m pytest "$@" ;;
   threshold) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 "$@" ;;
   ratio) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;
@@ -83,6 +89,6 @@ case $command in
     [[ " $* " == *" --resume_epoch"* || " $* " == *" --last_epoch"* ]] || die "after which epoch? bash run.sh resume --resume_epoch 29"
     exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --pretrained_model models/ "$@" ;;
   evaluate) exec "$python" "$here/evaluate.py" --pruned_model models/ --data imagenet "$@" ;;
-  gpu_check) exec "$python" "$here/benchmarks/gpu_check.py" "$@" ;;
-  parity) cd "$here" && exec "$python" -m pytest benchmarks/parity.py "$@" ;;
+  gpu_check) run benchmarks.gpu_check "$@" ;;
+  parity) cd "$here" && exec "$python" -m pytest tests/parity "$@" ;;
 esac

@@ -1,8 +1,8 @@
 """Times one `pruner.step()` on the CPU: on MobileNetV1's 3.2 million prunable weights, or with
 `--scale` on linear layers of 1 to 500 million.
 
-    python benchmarks/pruner_step.py [--rounds 20] [--paddleslim_python PATH]
-    python benchmarks/pruner_step.py --scale [1M 10M 100M 500M]
+    python -m benchmarks.pruner_step [--rounds 20] [--paddleslim_python PATH]
+    python -m benchmarks.pruner_step --scale [1M 10M 100M 500M]
 
 The yardstick is a memcpy of the weights, timed in the same round. TARGETS says how many of them a
 step should cost at most. `--paddleslim_python` names a Python with Paddle 2.6.2 and PaddleSlim
@@ -32,7 +32,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from importlib import metadata
 from pathlib import Path
 
@@ -40,8 +39,6 @@ import numpy as np
 import paddle
 from paddle import nn
 from paddle.vision.models import mobilenet_v1
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training.command_line import number, one_line_errors
 from unstructured_pruner import (
@@ -51,6 +48,7 @@ from unstructured_pruner import (
 )
 from unstructured_pruning import masking
 
+ROOT = Path(__file__).resolve().parent.parent
 PRUNERS = {
     "threshold": {"mode": "threshold", "threshold": 0.01},  # PaddleSlim's defaults
     "ratio": {"mode": "ratio", "ratio": 0.55},
@@ -144,7 +142,8 @@ class PaddleSlim:
     def __init__(self, python: str):
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in close())
         self.process = subprocess.Popen(
-            [python, str(Path(__file__).resolve()), "--serve_paddleslim"],
+            [python, "-m", "benchmarks.pruner_step", "--serve_paddleslim"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -313,12 +312,16 @@ def scale_table(sizes: list[str], rounds: int) -> str:
             sys.executable,
             "-W",
             "ignore",
-            str(Path(__file__).resolve()),
+            "-m",
+            "benchmarks.pruner_step",
             "--rounds",
             str(timed),
         ]
         result = subprocess.run(
-            [*program, "--measure_scale", name], stdout=subprocess.PIPE, text=True
+            [*program, "--measure_scale", name],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         if result.returncode:
             raise ChildProcessError(f"the process for {name} ended with {result.returncode}")

@@ -1,6 +1,6 @@
 """How fast imagenet_reader.py reads ImageNet for training, beside PaddleSlim's demo reader.
 
-    python benchmarks/reader.py
+    python -m benchmarks.reader
 
 Writes photographs of ImageNet's usual 500x375 as JPEGs and reads them in turns with both, in one
 process and one thread. Times are CPU times, medians over the rounds. Quality 90 is the default;
@@ -25,8 +25,6 @@ import PIL
 import simplejpeg
 from PIL import Image
 from sklearn.datasets import load_sample_images
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from imagenet_reader import ImageNetDataset
 from readers.pictures import decode, random_box, resize

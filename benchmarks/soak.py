@@ -1,6 +1,6 @@
 """Does a training that is killed again and again end bit for bit where an undisturbed one does?
 
-    python benchmarks/soak.py --kills 30 [--work_dir DIR]         # Linux, no GPU, some 10 minutes
+    python -m benchmarks.soak --kills 30 [--work_dir DIR]         # Linux, no GPU, some 10 minutes
 
 Two trainings on scikit-learn's digits, one process and two ranks under Paddle's launcher, run once
 undisturbed and once with SIGKILLs, each followed by the same command with --resume_epoch latest.
@@ -26,8 +26,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training import checkpoint
 from training.command_line import number, one_line_errors

@@ -1,6 +1,6 @@
 """What pruning costs a training: images/s of MobileNetV1 dense and pruned, on the CPU.
 
-    python benchmarks/train_overhead.py [--scale 1.0] [--rounds 15]
+    python -m benchmarks.train_overhead [--scale 1.0] [--rounds 15]
 
 Three networks (dense, threshold mode, ratio mode) take their steps in turn, in the order of
 train.py: forward, loss, backward, opt.step(), lr.step(), pruner.step(), clear_grad(). The loss of
@@ -17,14 +17,10 @@ import platform
 import statistics
 import sys
 import time
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle.vision.models import mobilenet_v1
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training.command_line import number, one_line_errors
 from unstructured_pruner import UnstructuredPruner

@@ -15,7 +15,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from benchmarks import shapes
+from demos import shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,8 @@ import pytest
 import evaluate
 import export
 import train
-from benchmarks import experiments, inference, plots
+from benchmarks.inference import compare as inference
+from results import experiments, plots
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README_zh.md")
@@ -98,7 +99,7 @@ def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, ca
         monkeypatch.chdir(tmp_path)
         if "--table" in words:
             for name in ("one.jsonl", "eight.jsonl"):
-                Path(name).symlink_to(ROOT / "results" / "inference.jsonl")
+                Path(name).symlink_to(ROOT / "benchmarks" / "inference" / "inference.jsonl")
         words = [sys.executable if "/bin/python" in word else word for word in words]
         inference.main([*words[2:], "--scale", "0.25", "--image_size", "32", "--rounds", "1",
                         "--threads", "1", "--peers", "onnxruntime", "sparse"])  # fmt: skip

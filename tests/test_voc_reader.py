@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import shapes
+from demos import shapes
 from readers import voc as voc_reader
 from readers.voc import Sample, VOCDataset, read_annotation
 

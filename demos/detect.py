@@ -1,6 +1,6 @@
 """Trains a small YOLOv3-MobileNetV1 on coloured shapes, prunes it, and compares.
 
-    bash run.sh demo_yolov3            # or: python benchmarks/demo_yolov3.py [--seed 1]
+    bash run.sh demo_yolov3            # or: python -m demos.detect [--seed 1]
 
 A dense network is trained; from its weights start a run pruned to 56.5%, the sparsity that
 PaddleSlim reports for VOC, and a dense control trained for just as long. evaluate.py measures each
@@ -14,10 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.demo import measure, run
+from demos.classify import ROOT, measure, run
 from training.command_line import Parser, one_line_errors, start
 
 
@@ -34,7 +31,7 @@ def parse(argv=None):
 if __name__ == "__main__":
     start(parse)
 
-from benchmarks.shapes import make
+from demos.shapes import make
 
 RATIO = 0.565
 COMMON = ["--data", "voc", "--scale", "0.125", "--image_size", "96", "--train_sizes", "96", "96"]

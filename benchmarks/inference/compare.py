@@ -1,8 +1,8 @@
 """Times MobileNetV1, dense and pruned, on the CPU: the sparse runtime beside other runtimes.
 
-    python benchmarks/inference.py [--batch 8] [--out FILE.jsonl]
+    python -m benchmarks.inference.compare [--batch 8] [--out FILE.jsonl]
         [--openvino_python PATH] [--deepsparse_python PATH]
-    python benchmarks/inference.py --table FILE.jsonl [FILE.jsonl ...] [--language zh]
+    python -m benchmarks.inference.compare --table FILE.jsonl [FILE.jsonl ...] [--language zh]
 
 The weights of the 1x1 convolutions and of the classifier are pruned by magnitude, the same ratio in
 every layer; they are random, but the statistics of the batch normalisations are those of what they
@@ -35,14 +35,12 @@ import os
 import signal
 import sys
 import time
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
+ROOT = Path(__file__).resolve().parent.parent.parent
+PEER = ["-m", "benchmarks.inference.compare"]  # the program of the other process
 WARM_UP = 0.05  # seconds
 
 # A peer: one process with one runtime. Its Python may lack Paddle and all of this project's needs.
@@ -245,11 +243,11 @@ class Peer:
                  networks: list[str], python: str):  # fmt: skip
         self.name, self.instruction_set, self.networks = name, instruction_set, networks
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in end())
-        environment = {**os.environ, "NM_DISABLE_ANALYTICS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "NM_DISABLE_ANALYTICS": "1"}
         if instruction_set != kernels.instruction_sets()[0]:
             environment.update(RUNTIMES[name].avx2)
         self.process = subprocess.Popen(
-            [python, "-W", "ignore", str(Path(__file__).resolve()), "--serve",
+            [python, "-W", "ignore", *PEER, "--serve",
              name, instruction_set, str(threads), str(folder), *networks],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
             env=environment,

@@ -19,9 +19,9 @@ EQUAL = "weights, optimizer, masks and metrics are equal bit for bit"
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
 def test_killed_trainings_end_where_undisturbed_ones_do(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "soak.py", "--kills", "3", "--epochs", "1",
+        [sys.executable, "-m", "benchmarks.soak", "--kills", "3", "--epochs", "1",
          "--work_dir", tmp_path],
-        capture_output=True, text=True,
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

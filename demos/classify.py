@@ -1,6 +1,6 @@
 """Trains MobileNetV1 (width 0.25) on scikit-learn's digits, prunes it in two ways, and compares.
 
-    bash run.sh demo            # or: python benchmarks/demo.py [--seed 1]
+    bash run.sh demo            # or: python -m demos.classify [--seed 1]
 
 A dense network is trained; from its weights start a run pruned by ratio, one pruned by threshold,
 and a dense control trained for just as long. evaluate.py measures each saved checkpoint.
@@ -15,10 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from training.command_line import Parser, one_line_errors
+
+ROOT = Path(__file__).resolve().parent.parent
 
 COMMON = ["--data", "digits", "--num_workers", "0", "--lr_strategy", "cosine_decay"]
 COMMON += ["--batch_size", "32", "--lr", "0.05"]

@@ -1,8 +1,8 @@
 """Runs the experiments of the README's table, one after another or several at once.
 
-    python benchmarks/experiments.py --out my_results --fashion_mnist data/fashion-mnist
-    python benchmarks/experiments.py --out my_results --only gmp-90   # and what it starts from
-    python benchmarks/experiments.py --out results --table            # of what is there, or: zh
+    python -m results.experiments --out my_results --fashion_mnist data/fashion-mnist
+    python -m results.experiments --out my_results --only gmp-90   # and what it starts from
+    python -m results.experiments --out results --table            # of what is there, or: zh
 
 Every run is a line in OUT/runs.jsonl: options, measured values, versions, hardware, commit. Called
 again it goes on where it was interrupted. (results/ has the README's runs: nothing is left there.)
@@ -29,8 +29,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from readers.loader import available_cores  # noqa: E402
 from readers.small_images import FashionMNIST  # noqa: E402
 from training import checkpoint  # noqa: E402
@@ -90,7 +88,7 @@ ROWS = [
         ratio("0.9", "--local_sparsity")),
     Row("erk-90", "ratio, ERK", "比例，ERK", "90%", ratio("0.9", "--distribution", "erk")),
     Row("random-90", "ratio, the same random weights", "比例，相同的随机权重", "90%", ratio("0.9"),
-        program="benchmarks/random_pruning.py"),
+        program="-m results.random_pruning"),
     Row("block-75", "ratio, blocks of 4x1", "比例，4x1 块", "75%",
         ratio("0.75", "--sparse_block", "4", "1")),
     Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP)),
@@ -124,7 +122,7 @@ class Suite:
         if row.start is not None:
             start = next(r for r in ROWS if (r.name, r.data) == (row.start, row.data))
             options += ["--pretrained_model", str(self.folder(start, seed))]
-        return [row.program, *options, "--model_path", str(self.folder(row, seed))]
+        return [*row.program.split(), *options, "--model_path", str(self.folder(row, seed))]
 
     def run(self, row: Row, seed: int) -> None:
         """Trains, measures, and adds a line to runs.jsonl; nothing if it is there."""
@@ -183,12 +181,16 @@ class Suite:
             part.replace(path)
 
 
-def program(name: str, *options: str) -> tuple[str, float]:
+def program(*words: str) -> tuple[str, float]:
     """What it printed, and the seconds of a core that it took."""
+    name = words[1] if words[0] == "-m" else words[0]
+    if name.endswith(".py"):
+        words = (str(ROOT / name), *words[1:])
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         running = subprocess.Popen(
-            [sys.executable, str(ROOT / name), *options],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=out, stderr=errors,
+            [sys.executable, *words],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=out, stderr=errors,
         )  # fmt: skip
         _, status, usage = os.wait4(running.pid, 0)
         running.returncode = os.waitstatus_to_exitcode(status)

@@ -1,6 +1,6 @@
 """Writes a small data set in Pascal VOC's layout: coloured shapes on photographs.
 
-    python benchmarks/shapes.py data/shapes --train 400 --test 100 --side 96
+    python -m demos.shapes data/shapes --train 400 --test 100 --side 96
 
 Three classes: red circles, green squares, blue triangles, one to three in a picture, on parts of
 the two photographs that come with scikit-learn. The same seed gives the same pictures.

@@ -1,6 +1,6 @@
 """Does the pruner compute what PaddleSlim's computes? And where does it differ on purpose?
 
-    bash run.sh parity          # or: python -m pytest benchmarks/parity.py
+    bash run.sh parity          # or: python -m pytest tests/parity
 
 Needs Paddle 2.6.2 and PaddleSlim 2.6.0, its last release. First part: both pruners train copies of
 one small network on the same data, and after every step all prunable weights and masks are the

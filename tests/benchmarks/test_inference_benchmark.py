@@ -1,21 +1,19 @@
-"""benchmarks/inference.py: on a small network, and its table."""
+"""benchmarks/inference/: on a small network, and its table."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import error_line
+from conftest import ROOT, error_line
 
-from benchmarks import inference
+from benchmarks.inference import compare as inference
 from sparse_runtime import build
 from sparse_runtime.model_file import Model, Operator
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--scale", "0.25", "--image_size", "32", "--rounds", "1", "--sparsities", "0.9",
          "--threads", "1", "--peers", "sparse", "onnxruntime", "paddle"]  # fmt: skip
 
@@ -99,13 +97,13 @@ def test_the_chinese_tables_have_the_same_numbers():
 
 @pytest.mark.parametrize(("readme", "language"), [("README.md", "en"), ("README_zh.md", "zh")])
 def test_the_readmes_show_the_tables_of_the_results(readme, language):
-    records = inference.read_records([ROOT / "results" / "inference.jsonl"])
+    records = inference.read_records([ROOT / "benchmarks" / "inference" / "inference.jsonl"])
     text = (ROOT / readme).read_text()
     for table in inference.tables(records, language):
         assert f"\n\n{table}\n\n" in text
     assert inference.WORDS[language]["note"] in text
     assert "DeepSparse 1.8.0" in inference.about(records)
-    again = inference.read_records([ROOT / "results" / "inference-again.jsonl"])
+    again = inference.read_records([ROOT / "benchmarks" / "inference" / "inference-again.jsonl"])
     rows = [row.split(" | ") for row in inference.tables(again)[0].splitlines()]
     paragraph = text.split("inference-again.jsonl")[1].partition("\n\n")[0]
     said = re.findall(r"\d\.\d\d", paragraph)
@@ -134,7 +132,7 @@ def test_a_peer_that_fails_or_differs_says_why(tmp_path, monkeypatch):
     def start(name, program):
         path = tmp_path / "peer.py"
         path.write_text(program)
-        monkeypatch.setattr(inference, "__file__", str(path))
+        monkeypatch.setattr(inference, "PEER", [str(path)])
         widest = build.instruction_sets()[0]
         return inference.Peer(name, widest, 1, tmp_path, ["0.9"], sys.executable)
 
