@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.report import markdown
 from training.command_line import Parser, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,18 +63,14 @@ def train_and_measure(method: str, folder: Path, *options: str) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    lines = [
-        "| method | sparsity, all | prunable | top-1 | top-5 | size, KB | gzipped, KB | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            "| {method} | {sparsity:.2%} | {prunable_sparsity:.2%} | {top1:.2%} | {top5:.2%} "
-            "| {kb:.0f} | {gz:.0f} | {seconds:.0f} |".format(
-                kb=row["bytes"] / 1000, gz=row["gzip"] / 1000, **row
-            )
-        )
-    return "\n".join(lines)
+    head = ["method", "sparsity, all", "prunable", "top-1", "top-5"]
+    shares = ("sparsity", "prunable_sparsity", "top1", "top5")
+    cells = [
+        [row["method"], *(f"{row[name]:.2%}" for name in shares), f"{row['bytes'] / 1000:.0f}",
+         f"{row['gzip'] / 1000:.0f}", f"{row['seconds']:.0f}"]
+        for row in rows
+    ]  # fmt: skip
+    return markdown([*head, "size, KB", "gzipped, KB", "seconds"], cells)
 
 
 @one_line_errors

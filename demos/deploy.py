@@ -35,6 +35,7 @@ import paddle
 
 import export
 import runtimes
+from benchmarks.report import markdown
 from training import checkpoint
 from training.trained import trained_options
 
@@ -54,7 +55,7 @@ def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, fl
     with paddle.no_grad():
         for _ in range(rounds):
             for name, network in networks.items():
-                network(picture)  # of the ones in between nothing is left in the caches
+                network(picture)  # warms the caches up, which hold the other networks
                 started = time.perf_counter()
                 network(picture)
                 seconds[name].append(time.perf_counter() - started)
@@ -79,13 +80,13 @@ def main(argv=None) -> None:
     for name in runtimes.NAMES:
         results[name] = classify.measure(args.out, "--runtime", name)
     seconds = latencies(args.pruned_model, args.out, args.rounds)
-    print("\n| form | size, KB | top-1 | top-5 | ms a picture |\n|---|---|---|---|---|")
+    rows = []
     for form, result in results.items():
         folder = args.pruned_model if form == "checkpoint" else args.out
-        print(
-            f"| {form} | {size(folder, form) / 1000:.0f} | {result['top1']:.2%} "
-            f"| {result['top5']:.2%} | {1000 * seconds[form]:.3f} |"
-        )
+        accuracy = f"{result['top1']:.2%}", f"{result['top5']:.2%}"
+        kb = f"{size(folder, form) / 1000:.0f}"
+        rows.append([form, kb, *accuracy, f"{1000 * seconds[form]:.3f}"])
+    print("\n" + markdown(["form", "size, KB", "top-1", "top-5", "ms a picture"], rows))
 
 
 if __name__ == "__main__":

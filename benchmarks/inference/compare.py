@@ -2,16 +2,15 @@
 
     python -m benchmarks.inference.compare [--batch 8] [--out FILE.jsonl]
         [--openvino_python PATH] [--deepsparse_python PATH]
-    python -m benchmarks.inference.compare --table FILE.jsonl [FILE.jsonl ...] [--language zh]
+    python -m benchmarks.inference.compare --table FILE.jsonl [FILE.jsonl ...]
 
-The weights of the 1x1 convolutions and of the classifier are pruned by magnitude, the same ratio in
-every layer; they are random, but the statistics of the batch normalisations are those of what they
-are given. Every runtime is a process of its own; a run is from one numpy array to another. All
-that use the same number of threads take turns: in a round each runs every network for 50 ms, and
-the run after that counts. (The first find the caches full of others' numbers, and ONNX Runtime's
-second thread on the core of the first.) A process whose turn it is not is stopped: after a run with
-two threads, Paddle's and ONNX Runtime's second one waits in a loop for some 0.1 s, on a core that
-another is timed on.
+The weights are random; those of the 1x1 convolutions and of the classifier are pruned by magnitude,
+the same ratio in every layer, and the statistics of the batch normalisations are those of random
+pictures. Every runtime is a process of its own; a run is from one numpy array to another. All that
+use the same number of threads take turns: in a round each runs every network for 50 ms to warm up,
+and times the next run. (Before that the caches hold another process' data, and both threads of ONNX
+Runtime may be on one core.) Between its turns a process is stopped: the second thread of Paddle and
+of ONNX Runtime spins for some 0.1 s after a run, on a core that another runtime is timed on.
 
 OpenVINO and DeepSparse may need a Python of their own, which `--*_python` names; what cannot be
 started, or computes something else than ONNX Runtime, is left out. DeepSparse is developed no more:
@@ -28,173 +27,36 @@ registers, plus that of reading and writing each activation once, at the rate of
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import ctypes
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import paddle
+from paddle.vision.models import mobilenet_v1
+from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-PEER = ["-m", "benchmarks.inference.compare"]  # the program of the other process
-WARM_UP = 0.05  # seconds
+import export
+import runtimes
+from benchmarks.inference.tables import NOTE, RUNTIMES, about, read_records, tables
+from benchmarks.peer import Peer
+from benchmarks.report import cpu_name
+from sparse_runtime import build as kernels
+from sparse_runtime import model_file
+from sparse_runtime.model_file import Model
+from tasks.measure import build
+from training.command_line import number, one_line_errors
 
-# A peer: one process with one runtime. Its Python may lack Paddle and all of this project's needs.
-
-
-def start_paddle(folder: Path, batch: int, threads: int, instruction_set: str):
-    from paddle import inference
-
-    weights = next(folder.glob("*.pdiparams"))
-    program = next(path for path in folder.iterdir() if path.suffix in (".json", ".pdmodel"))
-    config = inference.Config(str(program), str(weights))
-    config.disable_gpu()
-    config.disable_glog_info()
-    config.enable_mkldnn()
-    config.set_cpu_math_library_num_threads(threads)
-    predictor = inference.create_predictor(config)
-    taken = predictor.get_input_handle(predictor.get_input_names()[0])
-    given = predictor.get_output_handle(predictor.get_output_names()[0])
-
-    def run(images: np.ndarray) -> np.ndarray:
-        taken.copy_from_cpu(images)
-        predictor.run()
-        return given.copy_to_cpu()
-
-    return run
-
-
-def start_onnxruntime(folder: Path, batch: int, threads: int, instruction_set: str):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    path = next(folder.glob("*.onnx"))
-    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
-
-
-def start_openvino(folder: Path, batch: int, threads: int, instruction_set: str):
-    import openvino
-
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    path = next(folder.glob("*.onnx"))
-    request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
-    return lambda images: request.infer({0: images})[0]
-
-
-def start_deepsparse(folder: Path, batch: int, threads: int, instruction_set: str):
-    import deepsparse
-
-    engine = deepsparse.Engine(str(next(folder.glob("*.onnx"))), batch, threads)
-    return lambda images: engine.run([images])[0]
-
-
-def start_sparse(folder: Path, batch: int, threads: int, instruction_set: str):
-    import sparse_runtime
-
-    path = next(folder.glob("*.safetensors"))
-    return sparse_runtime.Network(path, batch, threads, instruction_set)
-
-
-START = {
-    "paddle": start_paddle,
-    "onnxruntime": start_onnxruntime,
-    "openvino": start_openvino,
-    "deepsparse": start_deepsparse,
-    "sparse": start_sparse,
-}
-
-
-def serve(name: str, instruction_set: str, threads: str, folder: str, *networks: str) -> None:
-    """Prints a line with what every network computes, then for each that is asked for its seconds.
-
-    A line is a JSON object; one with an "error" is the last.
-    """
-    if sys.platform == "linux":  # stopped, it would not see that nobody asks any more
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # for what a runtime itself has to say
-    images = np.load(Path(folder) / "images.npy")
-    started, hello = {}, {"outputs": {}}
-    try:
-        for network in networks:
-            run = START[name](Path(folder) / network, len(images), int(threads), instruction_set)
-            started[network], hello["outputs"][network] = run, run(images).tolist()
-        version = getattr(sys.modules.get(name), "__version__", "")
-        hello["version"] = version.partition("-")[0]  # OpenVINO's goes on with a branch
-    except Exception as error:
-        hello = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(hello), file=answers, flush=True)
-    for line in sys.stdin:
-        run = started[json.loads(line)["network"]]
-        begin = before = time.perf_counter()
-        while before < begin + WARM_UP:
-            run(images)
-            before = time.perf_counter()
-        run(images)
-        seconds = time.perf_counter() - before
-        print(json.dumps({"seconds": seconds}), file=answers, flush=True)
-
-
-if __name__ == "__main__" and sys.argv[1:2] == ["--serve"]:
-    serve(*sys.argv[2:])
-    sys.exit()
-
-# The program, which needs what a peer may lack.
-
-import argparse  # noqa: E402
-import shutil  # noqa: E402
-import subprocess  # noqa: E402
-import tempfile  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-
-import paddle  # noqa: E402
-from paddle.vision.models import mobilenet_v1  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import export  # noqa: E402
-import runtimes  # noqa: E402
-from benchmarks.pruner_step import cpu_model, markdown  # noqa: E402
-from sparse_runtime import build as kernels  # noqa: E402
-from sparse_runtime import model_file  # noqa: E402
-from sparse_runtime.model_file import Model  # noqa: E402
-from tasks.measure import build  # noqa: E402
-from training.command_line import number, one_line_errors  # noqa: E402
-
-MOST_APART = 1e-3  # of a class' output from ONNX Runtime's
-
-
-@dataclass
-class Runtime:
-    label: str
-    install: str = ""
-    avx2: dict[str, str] | None = None  # the environment in which it does without AVX-512
-
-
-ONEDNN_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # OpenVINO has a oneDNN of its own
-RUNTIMES = {
-    "paddle": Runtime("Paddle Inference", "paddlepaddle", ONEDNN_AVX2),
-    "onnxruntime": Runtime("ONNX Runtime", "onnxruntime"),
-    "openvino": Runtime("OpenVINO", "openvino", ONEDNN_AVX2),
-    "deepsparse": Runtime(
-        "DeepSparse",
-        'deepsparse==1.8.0 sparsezoo "numpy<2" "onnx<1.15", with Python 3.8 to 3.11',
-    ),
-    "sparse": Runtime("sparse runtime", avx2={}),
-}
-DENSE = ("paddle", "onnxruntime", "openvino")  # do not look for zeros
+RUNTIME = ["-m", "benchmarks.inference.runtime"]
 REFERENCE = "onnxruntime"
-SETS = {"avx512": "AVX-512", "avx2": "AVX2", "plain": "C++"}
+MAX_DIFFERENCE = 1e-3  # of a class' output from ONNX Runtime's
 
 
 def make_network(scale: float, image_size: int, sparsity: float):
@@ -232,73 +94,41 @@ def write_networks(folder: Path, args) -> dict[str, Model]:
     return models
 
 
-class Peer:
-    """Asks a process with one runtime; it is stopped while nothing is asked of it.
-
-    Raises:
-        ChildProcessError: the runtime could not be started.
-    """
+class RuntimePeer(Peer):
+    """The process with one runtime; it is stopped while nothing is asked of it."""
 
     def __init__(self, name: str, instruction_set: str, threads: int, folder: Path,
                  networks: list[str], python: str):  # fmt: skip
-        self.name, self.instruction_set, self.networks = name, instruction_set, networks
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in end())
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "NM_DISABLE_ANALYTICS": "1"}
+        self.instruction_set, self.networks = instruction_set, networks
+        environment = {"NM_DISABLE_ANALYTICS": "1"}
         if instruction_set != kernels.instruction_sets()[0]:
             environment.update(RUNTIMES[name].avx2)
-        self.process = subprocess.Popen(
-            [python, "-W", "ignore", *PEER, "--serve",
-             name, instruction_set, str(threads), str(folder), *networks],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-            env=environment,
-        )  # fmt: skip
-        try:
-            hello = self._answer()
-            if "error" in hello:
-                raise ChildProcessError(hello["error"])
-        except BaseException:
-            self.end()
-            raise
-        self.outputs = {key: np.array(output) for key, output in hello["outputs"].items()}
-        self.version = hello["version"]
+        command = [python, "-W", "ignore", *RUNTIME, name, instruction_set, str(threads)]
+        super().__init__(name, [*command, str(folder), *networks], environment)
+        self.version = self.hello["version"]
+        self.outputs = {key: np.array(output) for key, output in self.hello["outputs"].items()}
         self.differences: dict[str, float] = {}
         self.process.send_signal(signal.SIGSTOP)
 
-    def compare(self, reference: Peer) -> None:
+    def compare(self, reference: RuntimePeer) -> None:
         for network, output in self.outputs.items():
-            apart = float(abs(output - reference.outputs[network]).max())
-            if not apart <= MOST_APART:
+            difference = float(abs(output - reference.outputs[network]).max())
+            if not difference <= MAX_DIFFERENCE:
                 raise ChildProcessError(
-                    f"at {float(network):.0%} it differs from {reference.name} by {apart:.1e}"
+                    f"at {float(network):.0%} it differs from {reference.name} by {difference:.1e}"
                 )
-            self.differences[network] = apart
+            self.differences[network] = difference
 
     def seconds(self, network: str) -> float:
         self.process.send_signal(signal.SIGCONT)
-        print(json.dumps({"network": network}), file=self.process.stdin, flush=True)
-        seconds = self._answer()["seconds"]
+        seconds = self.ask({"network": network})["seconds"]
         self.process.send_signal(signal.SIGSTOP)
         return seconds
 
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            self.log.seek(0)
-            last = (self.log.read().strip().splitlines() or ["no message"])[-1]
-            raise ChildProcessError(f"the process with {self.name} ended: {last}")
-        return json.loads(line)
 
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self.log):
-            file.close()
-
-
-def start_peers(stack: contextlib.ExitStack, args, folder: Path, threads: int) -> list[Peer]:
+def start_peers(stack: contextlib.ExitStack, args, folder: Path, threads: int) -> list[RuntimePeer]:
     """Those that can be started and compute the same, the reference first."""
-    peers: list[Peer] = []
+    peers: list[RuntimePeer] = []
     for name in sorted(args.peers, key=lambda name: name != REFERENCE):
         runtime = RUNTIMES[name]
         networks = [f"{s:g}" for s in args.sparsities if s > 0 or name != "sparse"]
@@ -306,7 +136,7 @@ def start_peers(stack: contextlib.ExitStack, args, folder: Path, threads: int) -
         sets = kernels.instruction_sets()[:1] if runtime.avx2 is None else args.instruction_sets
         for instruction_set in sets:
             try:
-                peer = Peer(name, instruction_set, threads, folder, networks, python)
+                peer = RuntimePeer(name, instruction_set, threads, folder, networks, python)
                 stack.callback(peer.end)
                 peer.compare((peers or [peer])[0])
             except ChildProcessError as error:
@@ -319,7 +149,7 @@ def start_peers(stack: contextlib.ExitStack, args, folder: Path, threads: int) -
     return peers
 
 
-def time_turns(peers: list[Peer], rounds: int) -> dict[tuple[Peer, str], list[float]]:
+def time_turns(peers: list[RuntimePeer], rounds: int) -> dict[tuple[RuntimePeer, str], list[float]]:
     """Seconds by peer and network."""
     seconds: dict = {(peer, network): [] for peer in peers for network in peer.networks}
     turns = list(seconds)
@@ -357,7 +187,7 @@ def measure(args, folder: Path, models: dict[str, Model], threads: int) -> list[
     """A record for every line of the table."""
     common = {
         **{name: getattr(args, name) for name in ("scale", "image_size", "batch", "rounds")},
-        "threads": threads, "cpu": f"{cpu_model()}, {os.cpu_count()} cores",
+        "threads": threads, "cpu": f"{cpu_name()}, {os.cpu_count()} cores",
     }  # fmt: skip
     with contextlib.ExitStack() as stack:
         peers = start_peers(stack, args, folder, threads)
@@ -378,88 +208,6 @@ def measure(args, folder: Path, models: dict[str, Model], threads: int) -> list[
                 **common, "runtime": "limit", "instructions": instruction_set,
                 "sparsity": float(network), "ms": ms, **rates,
             })  # fmt: skip
-    return records
-
-
-WORDS = {  # heads of the tables, and what has another name in them
-    "en": {
-        "alike": ["instructions", "pictures", "threads"],
-        "fastest": "fastest dense runtime",
-        "runtime": "runtime",
-        "dense": "dense",
-        "sparse": "sparse runtime",
-        "limit": "the limit",
-        "note": "Milliseconds a run (times as fast as dense). Dense: the fastest of Paddle "
-        "Inference (with oneDNN), ONNX Runtime and OpenVINO on the dense network, with the same "
-        "instructions, pictures and threads. ONNX Runtime and DeepSparse cannot be restricted to "
-        "AVX2.",
-    },
-    "zh": {
-        "alike": ["指令集", "图片数", "线程数"],
-        "fastest": "最快的稠密运行时",
-        "runtime": "运行时",
-        "dense": "稠密",
-        "sparse": "稀疏运行时",
-        "limit": "极限",
-        "note": "每次运行的毫秒数（括号内为相对稠密的倍数）。“稠密”指 Paddle Inference"
-        "（启用 oneDNN）、ONNX Runtime 和 OpenVINO 中，在指令集、图片数和线程数相同时"
-        "运行稠密网络最快的一个。ONNX Runtime 和 DeepSparse 无法限制为 AVX2。",
-    },
-}
-
-
-def tables(records: list[dict], language: str = "en") -> tuple[str, str]:
-    """The sparse runtime beside the fastest dense one, and all medians; a column a sparsity."""
-    words = WORDS[language]
-    labels = {name: runtime.label for name, runtime in RUNTIMES.items()}
-    labels.update({name: words[name] for name in ("sparse", "limit")})
-    names, sets = list(labels), list(SETS)
-    sparsities = sorted({r["sparsity"] for r in records} - {0})
-    rows: dict = {}  # by what is compared with one another and by runtime: ms by sparsity
-    dense: dict = {}
-    for r in records:
-        alike = r["batch"], sets.index(r["instructions"]), r["threads"]
-        rows.setdefault((*alike, names.index(r["runtime"])), {})[r["sparsity"]] = r["ms"]
-        if r["runtime"] in DENSE and r["sparsity"] == 0:
-            dense.setdefault(alike, []).append((r["ms"], labels[r["runtime"]]))
-    short, full = [], []
-    for (*alike, runtime), found in sorted(rows.items()):
-        fastest, label = min(dense.get(tuple(alike), [(0, "")]))
-        cells = []
-        for sparsity in (0, *sparsities):
-            ms = found.get(sparsity)
-            times = f" ({fastest / ms:.2f})" if ms and fastest else ""
-            cells.append(f"{ms:.2f}{times}" if ms else "")
-        batch, instructions, threads = alike
-        common = [SETS[sets[instructions]], str(batch), str(threads)]
-        full.append([labels[names[runtime]], *common, *cells])
-        if names[runtime] == "sparse" and fastest:
-            short.append([*common, f"{fastest:.2f} ({label})", *cells[1:]])
-    shares = [f"{sparsity:.0%}" for sparsity in sparsities]
-    return (
-        markdown([*words["alike"], words["fastest"], *shares], short),
-        markdown([words["runtime"], *words["alike"], words["dense"], *shares], full),
-    )
-
-
-def about(records: list[dict]) -> str:
-    r = records[0]
-    versions = {
-        f"{RUNTIMES[r['runtime']].label} {r['version']}" for r in records if r.get("version")
-    }
-    return (
-        f"MobileNetV1 x{r['scale']}, pictures of {r['image_size']}x{r['image_size']}, float32; "
-        f"medians of {r['rounds']} rounds\n{r['cpu']}; {', '.join(sorted(versions))}"
-    )
-
-
-def read_records(paths: list[Path]) -> list[dict]:
-    try:
-        records = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-    except ValueError:  # told below
-        records = []
-    if not records or not all(isinstance(r, dict) and "instructions" in r for r in records):
-        raise ValueError(f"--table takes what --out wrote, not {', '.join(map(str, paths))}")
     return records
 
 
@@ -485,11 +233,9 @@ def main(argv=None) -> int:
                 help=f"the Python that has {runtime.label} (default: this one)")  # fmt: skip
     add("--out", type=Path, metavar="FILE", help="gets the medians, a JSON object a line")
     add("--table", type=Path, nargs="+", metavar="FILE", help="draw the table, measure nothing")
-    add("--language", choices=list(WORDS), default="en", help="of the table (default: en)")
     args = parser.parse_args(argv)
     records = read_records(args.table) if args.table else measure_all(args)
-    note = WORDS[args.language]["note"]
-    print(about(records), *tables(records, args.language), note, sep="\n\n")
+    print(about(records), *tables(records), NOTE, sep="\n\n")
     return 0
 
 
