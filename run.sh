@@ -38,7 +38,8 @@ install() {
   log=$(mktemp) || die "cannot write a temporary file; free some disk space"
   {
     "$python" -m venv "$venv" &&
-      "$venv/bin/python" -m pip install --disable-pip-version-check "$here[$extras]" &&
+      "$venv/bin/python" -m pip install --disable-pip-version-check "${here}[$extras,programs]" &&
+      "$venv/bin/python" -m pip uninstall -y paddle-unstructured-pruning && # no stale copy of it
       echo "$stamp" >"$venv/.ready"
   } >"$log" 2>&1 || {
     ! grep -q 'No space left' "$log" || die "the disk is full; .venv needs about 2 GB"
@@ -71,7 +72,8 @@ run() { # a module of this project, from any folder
 launch() {
   [ -n "${LAUNCH_OPTIONS:-}" ] || nvidia-smi >/dev/null 2>&1 ||
     die "no GPU here; on CPUs: LAUNCH_OPTIONS='--nproc_per_node 2' bash run.sh $command"
-  # shellcheck disable=SC2086  (LAUNCH_OPTIONS is a list)
+  # LAUNCH_OPTIONS is a list:
+  # shellcheck disable=SC2086
   exec "$python" -m paddle.distributed.launch ${LAUNCH_OPTIONS:---gpus=0,1,2,3} "$@"
 }
 
