@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import time
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from pathlib import Path
 from types import SimpleNamespace
 

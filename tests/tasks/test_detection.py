@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import cv2
 import numpy as np

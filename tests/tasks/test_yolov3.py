@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-
 import numpy as np
 import paddle
 import pytest

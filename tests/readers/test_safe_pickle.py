@@ -4,11 +4,11 @@ import collections
 import io
 import os
 import pickle
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
 import paddle
 import pytest
+from hostile import ARRAY, FLOAT, Reduced
 
 from readers import safe_pickle
 
@@ -19,20 +19,10 @@ PYTHON2 = (
     b"Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06\x01\x02\x03\x04\x05"
     b"\x06tbU\x06labelsq\x08]q\x09(K\x07K\x03eu."
 )
-ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
-FLOAT = b"cnumpy\ndtype\nX\x02\x00\x00\x00f4\x89\x88\x87R"
 
 
 def loads(data: bytes, **kwargs):
     return safe_pickle.load(io.BytesIO(data), **kwargs)
-
-
-class Reduced:
-    def __init__(self, *reduced):
-        self.reduced = reduced
-
-    def __reduce__(self):
-        return self.reduced
 
 
 def test_a_python2_batch():

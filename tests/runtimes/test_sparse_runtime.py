@@ -11,87 +11,30 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sparse_networks import (
+    BATCH,
+    LAST,
+    POOL,
+    SMALL,
+    THREADS,
+    assert_same_bits,
+    convolution,
+    depthwise,
+    expected,
+    model,
+    pictures,
+)
 
 from sparse_runtime import Network, build, model_file, network
-from sparse_runtime.model_file import Model, Operator
-
-ROOT = Path(__file__).resolve().parent.parent
-BATCH, THREADS = 5, (1, 2, 3)
-ERROR = 2e-6  # float32 rounds a sum by some 1e-7 of its absolute terms, here 1800 at most
+from sparse_runtime.model_file import Model
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 every_set = pytest.mark.parametrize("instruction_set", build.instruction_sets())
-
-
-def convolution(rows, kernel=1, stride=1, padding=0, relu=True):
-    return rows, {"kind": "convolution", "kernel": kernel, "stride": stride, "padding": padding,
-                  "relu": relu}  # fmt: skip
-
-
-def depthwise(stride=1, relu=True):
-    return None, {"kind": "depthwise", "kernel": 3, "stride": stride, "padding": 1, "relu": relu}
-
-
-POOL = None, {"kind": "pool"}
-LAST = convolution(10, relu=False)
-
-
-def model(shape, *steps, density=0.4, seed=0) -> Model:
-    """These steps with random weights; of a convolution they say how many channels it makes."""
-    rng = np.random.default_rng(seed)
-    channels, operators = shape[0], []
-    for rows, fields in steps:
-        op = Operator(inputs=[len(operators)], **fields)
-        operators.append(op)
-        if op.kind == "pool":
-            continue
-        rows = rows or channels
-        columns = 9 if op.kind == "depthwise" else channels * op.kernel**2
-        kept = rng.random((rows, columns)) < (1 if op.kind == "depthwise" else density)
-        op.weight = rng.standard_normal((rows, columns), np.float32) * kept
-        op.bias = rng.standard_normal(rows, np.float32)
-        channels = rows
-    return Model(shape, operators)
-
-
-def pictures(made: Model, count: int = BATCH, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, *made.input_shape), np.float32)
-
-
-def windows_times(x, weight, bias, op: Operator) -> np.ndarray:
-    """[B, C, H, W] convolved."""
-    around = (op.padding, op.padding)
-    x = np.pad(x, ((0, 0), (0, 0), around, around))
-    x = np.lib.stride_tricks.sliding_window_view(x, (op.kernel, op.kernel), axis=(2, 3))
-    x = x[:, :, :: op.stride, :: op.stride]
-    weight = weight.reshape(len(weight), -1, op.kernel, op.kernel)
-    if op.kind == "depthwise":
-        return np.einsum("bchwyx,cyx->bchw", x, weight[:, 0]) + bias[:, None, None]
-    return np.einsum("bchwyx,ocyx->bohw", x, weight, optimize=True) + bias[:, None, None]
-
-
-def expected(made: Model, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the network has to give, in float64, and how far from it float32 may be."""
-    x = images.astype(np.float64)
-    apart = np.zeros_like(x)
-    for op in made.operators:
-        if op.kind == "pool":
-            apart = (apart + ERROR * abs(x)).mean((2, 3), keepdims=True)
-            x = x.mean((2, 3), keepdims=True)
-            continue
-        size, bias = abs(op.weight), abs(op.bias)
-        apart = windows_times(apart, size, 0 * bias, op)
-        apart += ERROR * windows_times(abs(x), size, bias, op)
-        x = windows_times(x, op.weight, op.bias, op)
-        if op.relu:
-            x = np.maximum(x, 0)
-    return (x[:, :, 0, 0], apart[:, :, 0, 0]) if x.shape[2:] == (1, 1) else (x, apart)
 
 
 def compare(made: Model, instruction_set: str, batches=(1, 2, 3, 4, 5), threads=THREADS) -> None:
@@ -107,10 +50,6 @@ def compare(made: Model, instruction_set: str, batches=(1, 2, 3, 4, 5), threads=
         assert (abs(results[0] - right[:batch]) - apart[:batch]).max() <= 0
         for result in results[1:]:
             assert_same_bits(result, results[0])
-
-
-def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
-    np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32))
 
 
 NETWORKS = {
@@ -386,9 +325,6 @@ def threads_of_this_process() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-SMALL = model((3, 7, 8), convolution(5, 3, relu=False))
-
-
 @pytest.mark.parametrize(
     "shape",
     [(0, 3, 7, 8), (3, 3, 7, 8), (1, 3, 8, 7), (1, 1, 7, 8), (3, 7, 8), (1, 168), ()],
@@ -417,7 +353,8 @@ def test_a_network_that_does_not_fit_is_refused():
 # In a process of its own, which such an error may end or stop for ever.
 LIMITED = """
 import resource
-from test_sparse_runtime import SMALL, Network
+from sparse_networks import SMALL
+from sparse_runtime import Network
 Network(SMALL, tune=False)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, [used + (200 << 20)] * 2)
@@ -433,7 +370,7 @@ except ValueError as error:
 def test_more_threads_than_can_be_started():
     done = subprocess.run(
         [sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=30,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "could not start 500 threads\n"), done.stderr
 
@@ -459,180 +396,3 @@ def test_rows_are_paired_within_their_chunk():
     counts = pairs["both_one_other"].sum(1)
     assert starts[0, :, 1].tolist() == [counts[: 32 * chunk].sum() for chunk in range(4)]
     assert len(indices) == counts.sum()
-
-
-# The compiler
-
-
-def test_both_sides_mean_the_same_layer():
-    for name in build.instruction_sets():
-        library = build.library(name)
-        assert library.layer_size() == network.ctypes.sizeof(network.Layer)
-        assert library.lanes() == {"avx512": 16, "avx2": 8, "plain": 4}[name]
-        assert library.pair_size() == network.PAIR.itemsize
-        assert library.chunk() == network.CHUNK
-
-
-def test_the_best_instructions_are_the_default():
-    assert Network(SMALL, tune=False).lanes == build.library(build.instruction_sets()[0]).lanes()
-
-
-@pytest.mark.parametrize("name", ["neon", "AVX2", "../plain"])
-def test_unknown_instructions_are_refused(name):
-    with pytest.raises(ValueError, match=f"no {name}; it has .*plain"):
-        Network(SMALL, instruction_set=name)
-
-
-@pytest.mark.parametrize(
-    ("flags", "found"),
-    [
-        ("flags\t\t: fpu avx512f avx2 fma", ["avx512", "avx2", "plain"]),
-        ("flags\t\t: fpu avx avx2 fma", ["avx2", "plain"]),
-        ("flags\t\t: fpu avx512f avx2", ["plain"]),
-        ("Features\t: fp asimd", ["plain"]),
-        ("", ["plain"]),
-    ],
-)
-def test_instructions_of_another_machine(flags, found, monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda path: f"processor\t: 0\n{flags}\n")
-    assert build.instruction_sets() == found
-    build.library.cache_clear()
-    for name in build.FLAGS.keys() - found:
-        with pytest.raises(ValueError, match=f"no {name}; it has {', '.join(found)}$"):
-            build.library(name)
-
-
-@pytest.fixture
-def compiler(tmp_path, monkeypatch):
-    """A compiler that copies a library which is there already, and a list of its commands."""
-    real = build.library("plain")._name
-    log, program = tmp_path / "log", tmp_path / "compiler"
-    program.write_text(f"""#!/bin/sh
-        echo "$@" >> {log}
-        case "$*" in *--version*) echo one; exit;; esac
-        for last; do :; done
-        cp {real} "$last"
-    """)
-    program.chmod(0o755)
-    monkeypatch.setenv("CXX", str(program))
-    monkeypatch.delenv("CXXFLAGS", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    build.library.cache_clear()
-    yield lambda: [line for line in log.read_text().splitlines() if "--version" not in line]
-    build.library.cache_clear()
-
-
-def compiled(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("cache/paddle-unstructured-pruning/*"))
-
-
-def test_the_kernels_are_compiled_once(compiler, tmp_path, capsys):
-    right = expected(SMALL, pictures(SMALL, 1))[0]
-    for _ in range(3):
-        build.library.cache_clear()  # as in another process
-        result = Network(SMALL, instruction_set="plain", tune=False)(pictures(SMALL, 1))
-        np.testing.assert_allclose(result, right, rtol=1e-4, atol=1e-4)
-    told = "compiling the sparse runtime for plain (once, up to a minute)\n"
-    assert capsys.readouterr() == ("", told)
-    (command,) = compiler()
-    assert all(f"{name}.cpp" in command for name in ("network", "patches", "pointwise", "pool"))
-    (name,) = compiled(tmp_path)  # and nothing beside it
-    assert name.startswith("kernels-plain-")
-    assert (tmp_path / "cache/paddle-unstructured-pruning").stat().st_mode & 0o077 == 0
-
-
-def test_what_the_kernels_depend_on(compiler, tmp_path, monkeypatch):
-    def again(count: int) -> None:
-        for _ in range(2):
-            build.library.cache_clear()
-            build.library("plain")
-        assert len(compiler()) == len(compiled(tmp_path)) == count
-
-    again(1)
-    monkeypatch.setenv("CXXFLAGS", "-g '-DA=b c'")
-    again(2)
-    assert "-g -DA=b c" in compiler()[-1]
-    program = tmp_path / "compiler"
-    program.write_text(program.read_text().replace("echo one", "echo two"))  # a new version
-    again(3)
-    monkeypatch.setenv("CXX", f"{program} -pipe")
-    again(4)
-    kernels = tmp_path / "kernels"
-    kernels.mkdir()
-    for path in build.KERNELS.iterdir():
-        (kernels / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(build, "KERNELS", kernels)
-    (kernels / "simd.h").write_text("another")
-    again(5)
-    monkeypatch.delenv("CXXFLAGS")
-    monkeypatch.setenv("CXX", str(program))
-    again(6)
-
-
-def test_both_compile_at_once(compiler, tmp_path):
-    with ThreadPoolExecutor(4) as pool:
-        tried = list(pool.map(lambda i: Network(SMALL, 1, 1, "plain", False), range(4)))
-    assert len({network(pictures(SMALL, 1)).tobytes() for network in tried}) == 1
-    assert len(compiled(tmp_path)) == 1
-
-
-def refusal() -> str:
-    build.library.cache_clear()
-    with pytest.raises(ValueError, match=r".") as refused:
-        Network(SMALL, instruction_set="plain")
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
-
-
-def test_no_compiler(compiler, tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler -pipe")
-    assert "there is no no-such-compiler" in refusal()
-    assert "apt-get install g++" in refusal()
-    for nothing in ("", " "):
-        monkeypatch.setenv("CXX", nothing)
-        monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-        assert "there is no C++ compiler; install one" in refusal()
-    monkeypatch.delenv("CXX")
-    assert "there is no C++ compiler; install one" in refusal()
-
-
-@pytest.mark.parametrize("which", ["*) ", "*--version*) exit;; *) echo some;"])
-def test_a_compiler_that_fails(which, compiler, tmp_path, monkeypatch):
-    program = tmp_path / "compiler"
-    failing = "(echo warning: old; echo 'a.cpp:1: error: no AVX'; echo 'b: error') >&2; exit 1"
-    program.write_text(f'#!/bin/sh\ncase "$*" in {which} {failing};; esac\n')
-    assert refusal() == f"{program} could not compile the kernels: a.cpp:1: error: no AVX"
-    assert compiled(tmp_path) == []
-    program.write_text("#!/bin/sh\nexit 1\n")
-    assert refusal() == f"{program} could not compile the kernels: status 1"
-    program.write_text("no program")
-    assert refusal().startswith(str(program))
-
-
-def test_a_real_compiler_that_fails(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("CXXFLAGS", "-std=c++1")
-    try:
-        assert "could not compile the kernels: " in refusal()
-    finally:
-        build.library.cache_clear()
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have no owners")
-def test_a_cache_of_another_user(compiler, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    owner = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
-    assert refusal() == (
-        f"cannot keep the compiled kernels in {tmp_path}/paddle-unstructured-pruning: "
-        "it belongs to another user; set XDG_CACHE_HOME"
-    )
-
-
-def test_a_cache_that_cannot_be_made(compiler, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    folder = tmp_path / "file/paddle-unstructured-pruning"
-    assert refusal() == (
-        f"cannot keep the compiled kernels in {folder}: Not a directory; set XDG_CACHE_HOME"
-    )
