@@ -257,7 +257,7 @@ def peak_memory() -> int:
 
 
 def scale_table(sizes: list[str], rounds: int) -> str:
-    """Every size in a process of its own: one's memory is not another's."""
+    """Every size in a process of its own, whose memory is measured."""
     head = ["", "ms", "ns a weight", "memcpys", "target", "peak extra memory", "target"]
     rows = []
     for name in sizes:

@@ -39,22 +39,22 @@ def tables(records: list[dict]) -> tuple[str, str]:
     labels = {**{name: runtime.label for name, runtime in RUNTIMES.items()}, "limit": "the limit"}
     names, sets = list(labels), list(SETS)
     sparsities = sorted({r["sparsity"] for r in records} - {0})
-    rows: dict = {}  # by what is compared with one another and by runtime: ms by sparsity
-    dense: dict = {}
+    rows: dict = {}  # (pictures, instructions, threads, runtime) -> {sparsity: ms}
+    dense: dict = {}  # (pictures, instructions, threads) -> [(ms, runtime), ...]
     for r in records:
-        alike = r["batch"], sets.index(r["instructions"]), r["threads"]
-        rows.setdefault((*alike, names.index(r["runtime"])), {})[r["sparsity"]] = r["ms"]
+        setting = r["batch"], sets.index(r["instructions"]), r["threads"]
+        rows.setdefault((*setting, names.index(r["runtime"])), {})[r["sparsity"]] = r["ms"]
         if r["runtime"] in DENSE and r["sparsity"] == 0:
-            dense.setdefault(alike, []).append((r["ms"], labels[r["runtime"]]))
+            dense.setdefault(setting, []).append((r["ms"], labels[r["runtime"]]))
     short, full = [], []
-    for (*alike, runtime), found in sorted(rows.items()):
-        fastest, label = min(dense.get(tuple(alike), [(0, "")]))
+    for (*setting, runtime), found in sorted(rows.items()):
+        fastest, label = min(dense.get(tuple(setting), [(0, "")]))
         cells = []
         for sparsity in (0, *sparsities):
             ms = found.get(sparsity)
             times = f" ({fastest / ms:.2f})" if ms and fastest else ""
             cells.append(f"{ms:.2f}{times}" if ms else "")
-        batch, instructions, threads = alike
+        batch, instructions, threads = setting
         common = [SETS[sets[instructions]], str(batch), str(threads)]
         full.append([labels[names[runtime]], *common, *cells])
         if names[runtime] == "sparse" and fastest:
