@@ -20,7 +20,7 @@ from PIL import Image
 
 import evaluate
 import train
-from benchmarks import shapes
+from demos import shapes
 from readers import small_images as cifar_reader
 from training import checkpoint
 from training.checkpoint import MASKS, OPTIMIZER, STATE

@@ -15,7 +15,7 @@ import evaluate
 import export
 import runtimes
 import train
-from benchmarks import deploy_demo
+from demos import deploy
 from training import checkpoint
 
 pytest.importorskip("paddle2onnx")
@@ -141,9 +141,10 @@ def test_what_an_export_tells_of_itself(trained, exported, capsys):
 
 
 def test_deploy_demo(trained, tmp_path, capfd):
-    deploy_demo.main(["--pruned_model", str(trained), "--out", str(tmp_path), "--rounds", "2"])
-    rows = [line.split(" | ") for line in capfd.readouterr().out.splitlines() if line[:1] == "|"]
-    assert [row[0] for row in rows[2:]] == ["| checkpoint", *(f"| {n}" for n in runtimes.NAMES)]
+    deploy.main(["--pruned_model", str(trained), "--out", str(tmp_path), "--rounds", "2"])
+    lines = [line for line in capfd.readouterr().out.splitlines() if line[:1] == "|"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in rows[2:]] == ["checkpoint", *runtimes.NAMES]
     kilobytes, accuracies = [float(row[1]) for row in rows[2:]], {row[2] for row in rows[2:]}
     assert kilobytes[3] < 0.5 * min(kilobytes[:3])
     assert len(accuracies) == 1

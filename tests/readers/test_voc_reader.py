@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import shapes
+from demos import shapes
 from readers import pictures, voc_augment
 from readers.voc import VOCDataset, read_annotation
 from readers.voc_augment import Sample

@@ -16,7 +16,7 @@ from conftest import ROOT, error_line, metrics, weights
 
 import evaluate
 import train
-from benchmarks import demo_yolov3, shapes
+from demos import detect, shapes
 from readers.loader import Loader
 from readers.sampler import EpochBatchSampler
 from readers.voc import Objects, VOCDataset
@@ -316,9 +316,7 @@ def test_a_broken_picture_or_annotation_ends_in_one_line(voc, tmp_path, capfd):
 
 
 def test_the_demo(tmp_path, capfd):
-    demo_yolov3.main(
-        ["--pictures", "8", "--dense_epochs", "1", "--epochs", "1", "--out", str(tmp_path)]
-    )
+    detect.main(["--pictures", "8", "--dense_epochs", "1", "--epochs", "1", "--out", str(tmp_path)])
     lines = capfd.readouterr().out.splitlines()
     result = json.loads(lines[-1])
     assert list(result) == [

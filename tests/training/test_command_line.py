@@ -149,15 +149,17 @@ def test_ctrl_c_is_pythons_own_while_a_program_runs():
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, "benchmarks/deploy_demo.py"])
+@pytest.mark.parametrize("program", [*PROGRAMS, "-m demos.deploy"])
 def test_ctrl_c_while_paddle_is_imported(program, tmp_path, terminal):
     (tmp_path / "paddle.py").write_text("import time\nprint('now', flush=True)\ntime.sleep(60)\n")
     options = ["--format", "onnx", "--out", tmp_path / "out"] if program == "export.py" else []
     run = subprocess.Popen(
-        [sys.executable, ROOT / program, *options], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, *program.split(), *options], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    name = {"-m demos.deploy": "deploy.py"}.get(program, program)
     assert run.stdout.readline() == "now\n"
     run.send_signal(signal.SIGINT)
     out, errors = run.communicate(timeout=60)
-    assert (out, errors, run.returncode) == ("", f"{os.path.basename(program)}: interrupted\n", 130)
+    assert (out, errors, run.returncode) == ("", f"{name}: interrupted\n", 130)

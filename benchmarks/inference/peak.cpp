@@ -1,4 +1,4 @@
-// What the machine gives at most, for the limit in inference.py's table: multiply-adds a second
+// What the machine gives at most, for the limit in compare.py: multiply-adds a second
 // from registers alone, and bytes a second, read and written, of copying CACHED bytes.
 //
 //     peak THREADS  ->  {"multiply_adds": 1e11, "copied_bytes": 1e11}, the sums over the threads
@@ -20,7 +20,7 @@ constexpr int STEPS = 100000;
 constexpr size_t CACHED = 4 << 20;  // bytes: about the largest activation of MobileNetV1
 constexpr int REPETITIONS = 300;    // of which the quickest counts
 
-volatile float factor = 0.5f, sink;  // or the compiler would work it out, or leave it out
+volatile float factor = 0.5f, sink;  // or the compiler computes or drops the loops
 
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

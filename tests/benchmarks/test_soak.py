@@ -19,9 +19,9 @@ EQUAL = "weights, optimizer, masks and metrics are equal bit for bit"
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
 def test_killed_trainings_end_where_undisturbed_ones_do(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "soak.py", "--kills", "3", "--epochs", "1",
+        [sys.executable, "-m", "benchmarks.soak", "--kills", "3", "--epochs", "1",
          "--work_dir", tmp_path],
-        capture_output=True, text=True,
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -36,16 +36,16 @@ def test_killed_trainings_end_where_undisturbed_ones_do(tmp_path):
     ]
 
 
-def test_a_single_flipped_bit_is_told(small, tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    train.main([*small, "--num_epochs", "1", "--model_path", str(one)])
-    shutil.copytree(one, other, symlinks=True)
-    assert soak.difference(one, other) == ""
-    path = other / "epoch-0" / checkpoint.WEIGHTS
+def test_a_single_flipped_bit_is_reported(small, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train.main([*small, "--num_epochs", "1", "--model_path", str(first)])
+    shutil.copytree(first, second, symlinks=True)
+    assert soak.difference(first, second) == ""
+    path = second / "epoch-0" / checkpoint.WEIGHTS
     state = weights(path)
     name = next(iter(state))
     state[name].reshape(-1).view(np.uint8)[0] ^= 1
     paddle.save({key: paddle.to_tensor(value) for key, value in state.items()}, str(path))
     saved = checkpoint.read_state(path.parent)
     checkpoint.write_state(path.parent, saved)  # whole, but not the same
-    assert soak.difference(one, other) == f"weights: {name}"
+    assert soak.difference(first, second) == f"weights: {name}"

@@ -1,6 +1,6 @@
 """train.py with weights pruned at random: the floor that every criterion has to beat.
 
-    python benchmarks/random_pruning.py --data digits --ratio 0.9
+    python -m results.random_pruning --data digits --ratio 0.9
 
 An example of a strategy of one's own in train.py, too: a class in place of UnstructuredPruner.
 """
@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import sys
 import zlib
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import paddle

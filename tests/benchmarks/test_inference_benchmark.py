@@ -1,23 +1,27 @@
-"""benchmarks/inference.py: on a small network, and its table."""
+"""benchmarks/inference/: on a small network, and its table."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import error_line
+from conftest import ROOT, error_line
 
-from benchmarks import inference
+from benchmarks.inference import compare as inference
+from benchmarks.inference.tables import NOTE, about, read_records, tables
 from sparse_runtime import build
 from sparse_runtime.model_file import Model, Operator
 
-ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "inference"
 SMALL = ["--scale", "0.25", "--image_size", "32", "--rounds", "1", "--sparsities", "0.9",
          "--threads", "1", "--peers", "sparse", "onnxruntime", "paddle"]  # fmt: skip
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
 def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
@@ -25,8 +29,8 @@ def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
         pytest.importorskip(module)
     out = tmp_path / "medians.jsonl"
     inference.main([*SMALL, "--out", str(out)])
-    printed, told = capfd.readouterr()
-    assert "left out" not in told
+    printed, errors = capfd.readouterr()
+    assert "left out" not in errors
     records = [json.loads(line) for line in out.read_text().splitlines()]
     sets = build.instruction_sets()
     sets = sets[:-1] or sets
@@ -35,7 +39,7 @@ def test_every_runtime_computes_the_same_and_gets_a_row(tmp_path, capfd):
         *((name, each) for name in ("paddle", "sparse", "limit") for each in sets),
     }
     for record in (r for r in records if r["runtime"] != "limit"):
-        assert record["difference"] <= inference.MOST_APART
+        assert record["difference"] <= inference.MAX_DIFFERENCE
         assert record["ms"] > 0
     rows = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 2 + len(records)  # of one sparsity, with no dense network to compare
@@ -65,53 +69,38 @@ RECORDS = [
 
 
 def test_the_table_compares_with_the_fastest_dense_runtime_of_the_same_instructions():
-    short, full = inference.tables(RECORDS)
-    assert short.splitlines() == [
-        "| instructions | pictures | threads | fastest dense runtime | 55% | 90% |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| AVX-512 | 1 | 1 | 10.00 (ONNX Runtime) | 8.00 (1.25) | 2.50 (4.00) |",
-    ]
-    head, _, *rows = full.splitlines()
-    assert head == "| runtime | instructions | pictures | threads | dense | 55% | 90% |"
+    short, full = map(cells, tables(RECORDS))
+    head, alignment, row = short
+    assert head == ["instructions", "pictures", "threads", "fastest dense runtime", "55%", "90%"]
+    assert [cell[-1] for cell in alignment] == ["-", *":::::"]  # numbers to the right
+    assert row == ["AVX-512", "1", "1", "10.00 (ONNX Runtime)", "8.00 (1.25)", "2.50 (4.00)"]
+    head, _, *rows = full
+    assert head == ["runtime", "instructions", "pictures", "threads", "dense", "55%", "90%"]
     assert rows == [
-        "| ONNX Runtime | AVX-512 | 1 | 1 | 10.00 (1.00) |  | 9.00 (1.11) |",
-        "| OpenVINO | AVX-512 | 1 | 1 | 12.00 (0.83) |  |  |",
-        "| DeepSparse | AVX-512 | 1 | 1 | 5.00 (2.00) |  |  |",
-        "| sparse runtime | AVX-512 | 1 | 1 |  | 8.00 (1.25) | 2.50 (4.00) |",
-        "| the limit | AVX-512 | 1 | 1 |  |  | 1.25 (8.00) |",
-        "| sparse runtime | AVX-512 | 1 | 2 |  |  | 2.00 |",
-        "| sparse runtime | AVX2 | 1 | 1 |  |  | 4.00 |",
-        "| sparse runtime | AVX-512 | 8 | 1 |  |  | 16.00 |",
+        ["ONNX Runtime", "AVX-512", "1", "1", "10.00 (1.00)", "", "9.00 (1.11)"],
+        ["OpenVINO", "AVX-512", "1", "1", "12.00 (0.83)", "", ""],
+        ["DeepSparse", "AVX-512", "1", "1", "5.00 (2.00)", "", ""],
+        ["sparse runtime", "AVX-512", "1", "1", "", "8.00 (1.25)", "2.50 (4.00)"],
+        ["the limit", "AVX-512", "1", "1", "", "", "1.25 (8.00)"],
+        ["sparse runtime", "AVX-512", "1", "2", "", "", "2.00"],
+        ["sparse runtime", "AVX2", "1", "1", "", "", "4.00"],
+        ["sparse runtime", "AVX-512", "8", "1", "", "", "16.00"],
     ]
 
 
-def test_the_chinese_tables_have_the_same_numbers():
-    short, full = inference.tables(RECORDS, "zh")
-    assert short.startswith("| 指令集 | 图片数 | 线程数 | 最快的稠密运行时 | 55% | 90% |")
-    assert full.startswith("| 运行时 | 指令集 | 图片数 | 线程数 | 稠密 | 55% | 90% |")
-    assert "| 稀疏运行时 | AVX-512 |" in full
-    english = inference.tables(RECORDS)
-    assert short.splitlines()[1:] == english[0].splitlines()[1:]
-    assert [line.split(" | ")[1:] for line in full.splitlines()[1:]] == [
-        line.split(" | ")[1:] for line in english[1].splitlines()[1:]
-    ]
-
-
-@pytest.mark.parametrize(("readme", "language"), [("README.md", "en"), ("README_zh.md", "zh")])
-def test_the_readmes_show_the_tables_of_the_results(readme, language):
-    records = inference.read_records([ROOT / "results" / "inference.jsonl"])
-    text = (ROOT / readme).read_text()
-    for table in inference.tables(records, language):
+def test_the_readme_shows_the_tables_of_the_results():
+    records = read_records([RESULTS / "inference.jsonl"])
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for table in tables(records):
         assert f"\n\n{table}\n\n" in text
-    assert inference.WORDS[language]["note"] in text
-    assert "DeepSparse 1.8.0" in inference.about(records)
-    again = inference.read_records([ROOT / "results" / "inference-again.jsonl"])
-    rows = [row.split(" | ") for row in inference.tables(again)[0].splitlines()]
+    assert NOTE in text
+    assert "DeepSparse 1.8.0" in about(records)
+    again = cells(tables(read_records([RESULTS / "inference-again.jsonl"]))[0])
     paragraph = text.split("inference-again.jsonl")[1].partition("\n\n")[0]
     said = re.findall(r"\d\.\d\d", paragraph)
     assert said == [
         re.search(r"\((.*)\)", cell)[1]
-        for row in rows if row[1:3] == ["1", "2"] for cell in row[4:]
+        for row in again if row[1:3] == ["1", "2"] for cell in row[4:]
     ]  # fmt: skip
 
 
@@ -134,9 +123,9 @@ def test_a_peer_that_fails_or_differs_says_why(tmp_path, monkeypatch):
     def start(name, program):
         path = tmp_path / "peer.py"
         path.write_text(program)
-        monkeypatch.setattr(inference, "__file__", str(path))
+        monkeypatch.setattr(inference, "RUNTIME", [str(path)])
         widest = build.instruction_sets()[0]
-        return inference.Peer(name, widest, 1, tmp_path, ["0.9"], sys.executable)
+        return inference.RuntimePeer(name, widest, 1, tmp_path, ["0.9"], sys.executable)
 
     def says(**hello):
         return f"print({json.dumps(hello)!r}, flush=True); input()"

@@ -1,6 +1,6 @@
 """Writes a small data set in Pascal VOC's layout: coloured shapes on photographs.
 
-    python benchmarks/shapes.py data/shapes --train 400 --test 100 --side 96
+    python -m demos.shapes data/shapes --train 400 --test 100 --side 96
 
 Three classes: red circles, green squares, blue triangles, one to three in a picture, on parts of
 the two photographs that come with scikit-learn. The same seed gives the same pictures.
@@ -38,13 +38,13 @@ def picture(photographs: list[np.ndarray], side: int, rng: np.random.Generator):
     top, left = (int(rng.integers(n - part + 1)) for n in photograph.shape[:2])
     window = photograph[top : top + part, left : left + part]
     pixels = cv2.resize(window, (side, side), interpolation=cv2.INTER_AREA)
-    objects, taken = [], np.zeros((side, side), bool)
+    objects, covered = [], np.zeros((side, side), bool)
     while len(objects) < rng.integers(1, 4):
         size = int(rng.integers(side // 4, side // 2))
         x, y = (int(n) for n in rng.integers(0, side - size + 1, 2))
-        if taken[y : y + size, x : x + size].any():
+        if covered[y : y + size, x : x + size].any():
             continue
-        taken[y : y + size, x : x + size] = True
+        covered[y : y + size, x : x + size] = True
         name = list(CLASSES)[rng.integers(len(CLASSES))]
         box = [x, y, x + size, y + size]
         draw(pixels, name, box)

@@ -1,6 +1,6 @@
 """Trains MobileNetV1 (width 0.25) on scikit-learn's digits, prunes it in two ways, and compares.
 
-    bash run.sh demo            # or: python benchmarks/demo.py [--seed 1]
+    bash run.sh demo            # or: python -m demos.classify [--seed 1]
 
 A dense network is trained; from its weights start a run pruned by ratio, one pruned by threshold,
 and a dense control trained for just as long. evaluate.py measures each saved checkpoint.
@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.report import markdown
 from training.command_line import Parser, one_line_errors
+
+ROOT = Path(__file__).resolve().parent.parent
 
 COMMON = ["--data", "digits", "--num_workers", "0", "--lr_strategy", "cosine_decay"]
 COMMON += ["--batch_size", "32", "--lr", "0.05"]
@@ -63,18 +63,14 @@ def train_and_measure(method: str, folder: Path, *options: str) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    lines = [
-        "| method | sparsity, all | prunable | top-1 | top-5 | size, KB | gzipped, KB | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            "| {method} | {sparsity:.2%} | {prunable_sparsity:.2%} | {top1:.2%} | {top5:.2%} "
-            "| {kb:.0f} | {gz:.0f} | {seconds:.0f} |".format(
-                kb=row["bytes"] / 1000, gz=row["gzip"] / 1000, **row
-            )
-        )
-    return "\n".join(lines)
+    head = ["method", "sparsity, all", "prunable", "top-1", "top-5"]
+    shares = ("sparsity", "prunable_sparsity", "top1", "top5")
+    cells = [
+        [row["method"], *(f"{row[name]:.2%}" for name in shares), f"{row['bytes'] / 1000:.0f}",
+         f"{row['gzip'] / 1000:.0f}", f"{row['seconds']:.0f}"]
+        for row in rows
+    ]  # fmt: skip
+    return markdown([*head, "size, KB", "gzipped, KB", "seconds"], cells)
 
 
 @one_line_errors

@@ -1,6 +1,6 @@
 """Exports a pruned digits checkpoint in every format: size, accuracy and latency of each.
 
-    bash run.sh deploy_demo     # or: python benchmarks/deploy_demo.py [--pruned_model models/...]
+    bash run.sh deploy_demo     # or: python -m demos.deploy [--pruned_model models/...]
 
 Without a checkpoint of the demo (bash run.sh demo) that is trained first, 3 minutes. The latency is
 the median over one picture at a time on one thread, the forms in turns.
@@ -13,19 +13,17 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks import demo
+from demos import classify
 from training.command_line import Parser, number, one_line_errors, start
 
-DEMO = demo.ROOT / "models" / "demo" / "ratio-0.55"
+DEMO = classify.ROOT / "models" / "demo" / "ratio-0.55"
 
 
 def parse(argv=None):
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--pruned_model", type=Path, default=DEMO, help="(default: the demo's at 55%%)")
-    add("--out", type=Path, default=demo.ROOT / "models" / "deploy_demo")
+    add("--out", type=Path, default=classify.ROOT / "models" / "deploy_demo")
     add("--rounds", type=number(int, 1), default=200, help="(default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -37,6 +35,7 @@ import paddle
 
 import export
 import runtimes
+from benchmarks.report import markdown
 from training import checkpoint
 from training.trained import trained_options
 
@@ -56,7 +55,7 @@ def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, fl
     with paddle.no_grad():
         for _ in range(rounds):
             for name, network in networks.items():
-                network(picture)  # of the ones in between nothing is left in the caches
+                network(picture)  # warms the caches up, which hold the other networks
                 started = time.perf_counter()
                 network(picture)
                 seconds[name].append(time.perf_counter() - started)
@@ -73,21 +72,21 @@ def size(folder: Path, form: str) -> int:
 def main(argv=None) -> None:
     args = parse(argv)
     if args.pruned_model == DEMO and not DEMO.exists():
-        demo.main([])
+        classify.main([])
     for name in runtimes.NAMES:
         options = ["--pruned_model", args.pruned_model, "--format", name, "--out", args.out]
-        demo.run("export.py", *options)
-    results = {"checkpoint": demo.measure(args.pruned_model)}
+        classify.run("export.py", *options)
+    results = {"checkpoint": classify.measure(args.pruned_model)}
     for name in runtimes.NAMES:
-        results[name] = demo.measure(args.out, "--runtime", name)
+        results[name] = classify.measure(args.out, "--runtime", name)
     seconds = latencies(args.pruned_model, args.out, args.rounds)
-    print("\n| form | size, KB | top-1 | top-5 | ms a picture |\n|---|---|---|---|---|")
+    rows = []
     for form, result in results.items():
         folder = args.pruned_model if form == "checkpoint" else args.out
-        print(
-            f"| {form} | {size(folder, form) / 1000:.0f} | {result['top1']:.2%} "
-            f"| {result['top5']:.2%} | {1000 * seconds[form]:.3f} |"
-        )
+        accuracy = f"{result['top1']:.2%}", f"{result['top5']:.2%}"
+        kb = f"{size(folder, form) / 1000:.0f}"
+        rows.append([form, kb, *accuracy, f"{1000 * seconds[form]:.3f}"])
+    print("\n" + markdown(["form", "size, KB", "top-1", "top-5", "ms a picture"], rows))
 
 
 if __name__ == "__main__":

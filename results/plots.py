@@ -1,7 +1,7 @@
 """Draws a training or the experiments, as PNG and SVG.
 
-    python benchmarks/plots.py models --out pictures          # of one run's folder
-    python benchmarks/plots.py my_results --out pictures      # of benchmarks/experiments.py's
+    python -m results.plots models --out pictures          # of one run's folder
+    python -m results.plots my_results --out pictures      # of results.experiments'
 
 For a run: accuracy, loss, learning rate, sparsity and threshold over the epochs; the sparsity of
 every layer, and a histogram of the weights. For experiments: accuracy against sparsity.
@@ -15,8 +15,6 @@ import statistics
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 
 try:
@@ -24,7 +22,7 @@ try:
 except ImportError:
     sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
 
-from benchmarks.experiments import ROWS, read_runs
+from results.experiments import ROWS, read_runs
 from training import checkpoint
 from training.command_line import one_line_errors
 

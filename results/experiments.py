@@ -1,11 +1,11 @@
-"""Runs the experiments of the README's table, one after another or several at once.
+"""Runs the experiments of results/README.md, one after another or several at once.
 
-    python benchmarks/experiments.py --out my_results --fashion_mnist data/fashion-mnist
-    python benchmarks/experiments.py --out my_results --only gmp-90   # and what it starts from
-    python benchmarks/experiments.py --out results --table            # of what is there, or: zh
+    python -m results.experiments --out my_results --fashion_mnist data/fashion-mnist
+    python -m results.experiments --out my_results --only gmp-90   # and what it starts from
+    python -m results.experiments --out results --table            # of what is there
 
 Every run is a line in OUT/runs.jsonl: options, measured values, versions, hardware, commit. Called
-again it goes on where it was interrupted. (results/ has the README's runs: nothing is left there.)
+again it goes on where it was interrupted. (In results/ every run is there, and none begins.)
 Fashion-MNIST: the first 10,000 training pictures, all 10,000 test pictures. Each training takes one
 thread, so that its result does not depend on --jobs.
 """
@@ -16,7 +16,6 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import shutil
 import statistics
 import struct
@@ -28,13 +27,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from readers.loader import available_cores  # noqa: E402
-from readers.small_images import FashionMNIST  # noqa: E402
-from training import checkpoint  # noqa: E402
-from training.command_line import number, one_line_errors  # noqa: E402
+from benchmarks.peer import ROOT, with_project
+from benchmarks.report import cpu_name, markdown
+from readers.loader import available_cores
+from readers.small_images import FashionMNIST
+from training import checkpoint
+from training.command_line import number, one_line_errors
 
 SUBSET = 10_000
 SEEDS = 3
@@ -44,7 +42,6 @@ SEEDS = 3
 class Row:
     name: str
     method: str
-    zh: str
     target: str
     options: list[str]
     data: str = "fashion"
@@ -77,31 +74,27 @@ def threshold(value: str) -> list[str]:
 
 
 ROWS = [
-    Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, start=None,
-        epochs=6),
-    Row("control", "dense control", "稠密对照", "", DENSE),
-    Row("threshold", "threshold 0.08", "阈值 0.08", "", threshold("0.08")),
-    Row("ratio-55", "ratio", "比例", "55%", ratio("0.55")),
-    Row("ratio-75", "ratio", "比例", "75%", ratio("0.75")),
-    Row("ratio-90", "ratio", "比例", "90%", ratio("0.9")),
-    Row("static-90", "ratio, static masks", "比例，固定掩码", "90%",
-        ratio("0.9", "--prune_period", "1000000")),
-    Row("local-90", "ratio, same in all layers", "比例，各层相同", "90%",
-        ratio("0.9", "--local_sparsity")),
-    Row("erk-90", "ratio, ERK", "比例，ERK", "90%", ratio("0.9", "--distribution", "erk")),
-    Row("random-90", "ratio, the same random weights", "比例，相同的随机权重", "90%", ratio("0.9"),
-        program="benchmarks/random_pruning.py"),
-    Row("block-75", "ratio, blocks of 4x1", "比例，4x1 块", "75%",
-        ratio("0.75", "--sparse_block", "4", "1")),
-    Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP)),
-    Row("gmp-90", "GMP", "GMP", "90%", ratio("0.9", *GMP)),
-    Row("gmp-95", "GMP", "GMP", "95%", ratio("0.95", *GMP)),
-    Row("dense", "dense, where the others start", "稠密，其他各行的起点", "", DENSE, data="digits",
-        start=None, epochs=8),
-    Row("control", "dense control", "稠密对照", "", DENSE, data="digits"),
-    Row("threshold", "threshold 0.04", "阈值 0.04", "", threshold("0.04"), data="digits"),
-    Row("ratio-55", "ratio", "比例", "55%", ratio("0.55"), data="digits"),
-    Row("gmp-75", "GMP", "GMP", "75%", ratio("0.75", *GMP), data="digits"),
+    Row("dense", "dense, where the others start", "", DENSE, start=None, epochs=6),
+    Row("control", "dense control", "", DENSE),
+    Row("threshold", "threshold 0.08", "", threshold("0.08")),
+    Row("ratio-55", "ratio", "55%", ratio("0.55")),
+    Row("ratio-75", "ratio", "75%", ratio("0.75")),
+    Row("ratio-90", "ratio", "90%", ratio("0.9")),
+    Row("static-90", "ratio, static masks", "90%", ratio("0.9", "--prune_period", "1000000")),
+    Row("local-90", "ratio, same in all layers", "90%", ratio("0.9", "--local_sparsity")),
+    Row("erk-90", "ratio, ERK", "90%", ratio("0.9", "--distribution", "erk")),
+    Row("random-90", "ratio, the same random weights", "90%", ratio("0.9"),
+        program="-m results.random_pruning"),
+    Row("block-75", "ratio, blocks of 4x1", "75%", ratio("0.75", "--sparse_block", "4", "1")),
+    Row("gmp-75", "GMP", "75%", ratio("0.75", *GMP)),
+    Row("gmp-90", "GMP", "90%", ratio("0.9", *GMP)),
+    Row("gmp-95", "GMP", "95%", ratio("0.95", *GMP)),
+    Row("dense", "dense, where the others start", "", DENSE, data="digits", start=None,
+        epochs=8),
+    Row("control", "dense control", "", DENSE, data="digits"),
+    Row("threshold", "threshold 0.04", "", threshold("0.04"), data="digits"),
+    Row("ratio-55", "ratio", "55%", ratio("0.55"), data="digits"),
+    Row("gmp-75", "GMP", "75%", ratio("0.75", *GMP), data="digits"),
 ]  # fmt: skip
 
 
@@ -124,7 +117,7 @@ class Suite:
         if row.start is not None:
             start = next(r for r in ROWS if (r.name, r.data) == (row.start, row.data))
             options += ["--pretrained_model", str(self.folder(start, seed))]
-        return [row.program, *options, "--model_path", str(self.folder(row, seed))]
+        return [*row.program.split(), *options, "--model_path", str(self.folder(row, seed))]
 
     def run(self, row: Row, seed: int) -> None:
         """Trains, measures, and adds a line to runs.jsonl; nothing if it is there."""
@@ -183,12 +176,16 @@ class Suite:
             part.replace(path)
 
 
-def program(name: str, *options: str) -> tuple[str, float]:
+def program(*words: str) -> tuple[str, float]:
     """What it printed, and the seconds of a core that it took."""
+    name = words[1] if words[0] == "-m" else words[0]
+    if name.endswith(".py"):
+        words = (str(ROOT / name), *words[1:])
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         running = subprocess.Popen(
-            [sys.executable, str(ROOT / name), *options],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=out, stderr=errors,
+            [sys.executable, *words],
+            env={**with_project(), "OMP_NUM_THREADS": "1"},
+            stdout=out, stderr=errors,
         )  # fmt: skip
         _, status, usage = os.wait4(running.pid, 0)
         running.returncode = os.waitstatus_to_exitcode(status)
@@ -220,14 +217,6 @@ def write_subset(source: Path, folder: Path) -> None:
         shutil.copyfile(source / Path(url).name, folder / Path(url).name)
 
 
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def commit() -> str:
     done = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
@@ -235,20 +224,12 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-HEADS = {
-    "en": "| method | target | sparsity, all / prunable / 1x1 | top-1 | top-5 | minus control "
-    "| epochs | core seconds | batch x cards | gzipped, KB | `--only` |",
-    "zh": "| 方法 | 目标 | 稀疏度，全部 / 可剪裁 / 1x1 | top-1 | top-5 | 减去对照 "
-    "| 轮数 | 单核秒数 | batch x 卡数 | 压缩后，KB | `--only` |",
-}
-
-
-DIVERGED = {"en": "{} diverged", "zh": "{} 次发散"}
-COMMA = {"en": ", ", "zh": "，"}
+HEAD = ["method", "target", "sparsity, all / prunable / 1x1", "top-1", "top-5", "minus control",
+        "epochs", "core seconds", "batch x cards", "gzipped, KB", "`--only`"]  # fmt: skip
 MEANS = ("sparsity", "prunable_sparsity", "sparsity_1x1", "top1", "top5", "gzip_bytes")
 
 
-def table(runs: list[dict], data: str, language: str = "en") -> str:
+def table(runs: list[dict], data: str) -> str:
     """Means over the seeds; behind top-1 and its distance to the control's the range."""
     whole = [run for run in runs if "diverged" not in run]
     control = {
@@ -256,16 +237,15 @@ def table(runs: list[dict], data: str, language: str = "en") -> str:
         for run in whole
         if run["row"] == ("control" if data == "fashion" else f"{data}-control")
     }
-    lines = [HEADS[language], "|" + "---|" * 11]
+    lines = []
     for row in (row for row in ROWS if row.data == data):
         found = [run for run in whole if run["row"] == row.full_name]
         diverged = sum(run["row"] == row.full_name for run in runs) - len(found)
-        told = [DIVERGED[language].format(diverged)] if diverged else []
-        name, only = row.zh if language == "zh" else row.method, f"`{row.full_name}`"
+        remark = [f"{diverged} diverged"] if diverged else []
         if found:
             means = {key: statistics.mean(run[key] for run in found) for key in MEANS}
             top1 = [100 * run["top1"] for run in found]
-            apart = [
+            differences = [
                 100 * (run["top1"] - control[run["seed"]])
                 for run in found
                 if run["seed"] in control and row.start and row.name != "control"
@@ -273,20 +253,20 @@ def table(runs: list[dict], data: str, language: str = "en") -> str:
             seconds = [run["cpu_seconds"] for run in found if run["cpu_seconds"] is not None]
             cells = [
                 "{sparsity:.2%} / {prunable_sparsity:.2%} / {sparsity_1x1:.2%}".format(**means),
-                COMMA[language].join([with_range(top1, "{:.2f}%"), *told]),
+                ", ".join([with_range(top1, "{:.2f}%"), *remark]),
                 f"{means['top5']:.2%}",
-                with_range(apart, "{:+.2f}") if apart else "",
+                with_range(differences, "{:+.2f}") if differences else "",
                 str(found[0]["epochs"]),
                 f"{statistics.mean(seconds):.0f}" if seconds else "",
                 f"{found[0]['global_batch']} x CPU",
                 f"{means['gzip_bytes'] / 1000:.0f}",
             ]
-        elif told:
-            cells = ["", *told, *[""] * 6]
+        elif remark:
+            cells = ["", *remark, *[""] * 6]
         else:
             continue
-        lines.append(f"| {' | '.join([name, row.target, *cells, only])} |")
-    return "\n".join(lines)
+        lines.append([row.method, row.target, *cells, f"`{row.full_name}`"])
+    return markdown(HEAD, lines)
 
 
 def with_range(values: list[float], form: str) -> str:
@@ -306,8 +286,7 @@ def main(argv=None) -> None:
     parser.add_argument("--jobs", type=number(int, 1), default=available_cores(),
                         help="runs at once (default: a core each)")  # fmt: skip
     parser.add_argument("--epochs", type=number(int, 1), help=argparse.SUPPRESS)
-    parser.add_argument("--table", nargs="?", const="en", choices=list(HEADS),
-                        help="draw the tables, run nothing")  # fmt: skip
+    parser.add_argument("--table", action="store_true", help="draw the tables, run nothing")
     args = parser.parse_args(argv)
     if not args.table:
         suite = Suite(args.out, args.fashion_mnist, args.epochs)
@@ -330,7 +309,7 @@ def main(argv=None) -> None:
     if not runs:
         raise ValueError(f"{args.out} has no runs.jsonl, or no run in it")
     for data in DATA:
-        print(f"\n{data}\n\n{table(runs, data, args.table or 'en')}")
+        print(f"\n{data}\n\n{table(runs, data)}")
 
 
 if __name__ == "__main__":

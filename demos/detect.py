@@ -1,6 +1,6 @@
 """Trains a small YOLOv3-MobileNetV1 on coloured shapes, prunes it, and compares.
 
-    bash run.sh demo_yolov3            # or: python benchmarks/demo_yolov3.py [--seed 1]
+    bash run.sh demo_yolov3            # or: python -m demos.detect [--seed 1]
 
 A dense network is trained; from its weights start a run pruned to 56.5%, the sparsity that
 PaddleSlim reports for VOC, and a dense control trained for just as long. evaluate.py measures each
@@ -14,10 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.demo import measure, run
+from demos.classify import ROOT, measure, run
 from training.command_line import Parser, one_line_errors, start
 
 
@@ -34,7 +31,8 @@ def parse(argv=None):
 if __name__ == "__main__":
     start(parse)
 
-from benchmarks.shapes import make
+from benchmarks.report import markdown
+from demos.shapes import make
 
 RATIO = 0.565
 COMMON = ["--data", "voc", "--scale", "0.125", "--image_size", "96", "--train_sizes", "96", "96"]
@@ -49,19 +47,11 @@ def main(argv=None) -> None:
     make(data, args.pictures, args.pictures, 96, args.seed)
     common = [*COMMON, "--data_dir", str(data), "--seed", str(args.seed)]
     dense = args.out / "dense"
-    more = [
-        "--num_epochs",
-        str(args.epochs),
-        "--warmup_steps",
-        "50",
-        "--pretrained_model",
-        str(dense),
-    ]
+    first = ["--num_epochs", str(args.dense_epochs), "--warmup_steps", "300"]
+    more = ["--num_epochs", str(args.epochs), "--warmup_steps", "50"]
+    more += ["--pretrained_model", str(dense)]
     methods = {
-        "dense": [
-            *("--num_epochs", str(args.dense_epochs), "--warmup_steps", "300"),
-            *("--pruning_mode", "none"),
-        ],
+        "dense": [*first, "--pruning_mode", "none"],
         "pruned": [*more, "--pruning_mode", "ratio", "--ratio", str(RATIO)],
         "control": [*more, "--pruning_mode", "none"],
     }
@@ -76,14 +66,9 @@ def main(argv=None) -> None:
         f"\nYOLOv3-MobileNetV1 x0.125, {args.pictures} pictures of shapes, 96 px, seed {args.seed}"
     )
     print(f"{args.dense_epochs} epochs dense, then {args.epochs} of each method\n")
-    print(
-        "| method | sparsity, all | prunable | mAP, 11-point | mAP, area |\n|---|---|---|---|---|"
-    )
-    for method, row in rows.items():
-        print(
-            "| {method} | {sparsity:.2%} | {prunable_sparsity:.2%} | {map_11point:.2%} "
-            "| {map_area:.2%} |".format(method=method, **row)
-        )
+    shown = ("sparsity", "prunable_sparsity", "map_11point", "map_area")
+    cells = [[method, *(f"{row[name]:.2%}" for name in shown)] for method, row in rows.items()]
+    print(markdown(["method", "sparsity, all", "prunable", "mAP, 11-point", "mAP, area"], cells))
     result = {f"map_{method}": row["map_11point"] for method, row in rows.items()}
     result["prunable_sparsity"] = rows["pruned"]["prunable_sparsity"]
     print(json.dumps({**result, "seconds": round(seconds, 1)}))
