@@ -17,11 +17,7 @@ the pruner's: a pruned model is a plain model with zeros in it.
 
 from __future__ import annotations
 
-import difflib
 import math
-import numbers
-import operator
-import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
@@ -29,22 +25,32 @@ import paddle
 from paddle import nn
 
 from unstructured_pruning import masking, moments, schedules
-
-NORMS = (
-    nn.BatchNorm,
-    nn.BatchNorm1D,
-    nn.BatchNorm2D,
-    nn.BatchNorm3D,
-    nn.SyncBatchNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.InstanceNorm1D,
-    nn.InstanceNorm2D,
-    nn.InstanceNorm3D,
-    nn.LocalResponseNorm,
-    nn.SpectralNorm,
+from unstructured_pruning.parameters import (
+    NORMS,
+    Parts,
+    default_skip_params,
+    is_conv1x1,
+    listed,
+    lost_channels,
+    prunable_parameters,
+    skip_all_but_conv1x1,
+    sparsity,
+    sparsity_table,
+    unwrap,
 )
-TRANSPOSED = (nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose)
+from unstructured_pruning.schedules import is_whole
+
+__all__ = [
+    "NORMS",
+    "GMPUnstructuredPruner",
+    "UnstructuredPruner",
+    "default_skip_params",
+    "lost_channels",
+    "prunable_parameters",
+    "skip_all_but_conv1x1",
+    "sparsity",
+    "sparsity_table",
+]
 
 
 class UnstructuredPruner:
@@ -121,7 +127,7 @@ class UnstructuredPruner:
                 f"prune_params_type must be None or 'conv1x1_only', got {prune_params_type!r}"
             )
         block = list(sparse_block)
-        if len(block) != 2 or not all(_is_whole(n, 1) for n in block):
+        if len(block) != 2 or not all(is_whole(n, 1) for n in block):
             raise ValueError(f"sparse_block must be two whole numbers > 0, got {sparse_block}")
         if not isinstance(distribution, dict) and distribution not in ("global", "uniform", "erk"):
             raise ValueError(
@@ -138,9 +144,9 @@ class UnstructuredPruner:
                 "a strategy's own update_threshold() sets one threshold for all: it cannot have "
                 "local_sparsity or a distribution"
             )
-        if not _is_whole(prune_period, 1):
+        if not is_whole(prune_period, 1):
             raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
-        layers = _unwrap(model)
+        layers = unwrap(model)
         if skip_params_func is None:
             conv1x1_only = prune_params_type == "conv1x1_only"
             skip_params_func = skip_all_but_conv1x1 if conv1x1_only else default_skip_params
@@ -159,7 +165,7 @@ class UnstructuredPruner:
         self._skip_params_func = skip_params_func
         self.skip_params = set(skip_params_func(layers))
         self._weights = prunable_parameters(layers, self.skip_params)
-        self._note_parts(layers)
+        self._parts = Parts(layers, self._weights)
         doubles = {str(weight.dtype).endswith("float64") for weight in self._weights.values()}
         one_threshold = mode == "ratio" and self.distribution == "global" and block == [1, 1]
         if len(doubles) > 1 and one_threshold:
@@ -171,7 +177,8 @@ class UnstructuredPruner:
             name: paddle.ones_like(weight, dtype="bool") for name, weight in self._weights.items()
         }
         if isinstance(distribution, dict):
-            self.ratio = self._mean_ratio(schedules.pattern_ratios(list(self.masks), distribution))
+            ratios = schedules.pattern_ratios(list(self.masks), distribution)
+            self.ratio = schedules.mean_ratio(ratios, self._shapes())
         self._static = False
         self._scores: dict[
             str, paddle.Tensor | masking.Blocks
@@ -194,30 +201,14 @@ class UnstructuredPruner:
     def _new_masks_due(self) -> bool:
         return self.iteration % self.prune_period == 0
 
-    def _note_parts(self, layers: nn.Layer) -> None:
-        """What step() looks at: all layers that hold others, and those that hold the weights."""
-        weights = set(map(id, self._weights.values()))
-        self._holders: list[dict] = []
-        for layer in layers.sublayers(include_self=True):
-            if layer._sub_layers:
-                self._holders += [layer._sub_layers, layer._parameters]
-            elif not weights.isdisjoint(map(id, layer._parameters.values())):
-                self._holders.append(layer._parameters)
-        self._parts = self._parts_now()
-
-    def _parts_now(self) -> list:
-        # dict's values(): an OrderedDict's own take twice the time.
-        return [part for holder in self._holders for part in dict.values(holder)]
-
     def _check_parts(self) -> None:
         """Only where a layer holds other objects than before, all names are looked up again."""
-        now = self._parts_now()
-        if len(now) == len(self._parts) and all(map(operator.is_, now, self._parts)):
+        if self._parts.unchanged():
             return
-        layers, before = _unwrap(self.model), self._weights
+        model, before = unwrap(self.model), self._weights
         try:
-            now = prunable_parameters(layers, set(self._skip_params_func(layers)))
-            wrong = _listed(n for n in {**before, **now} if before.get(n) is not now.get(n))
+            now = prunable_parameters(model, set(self._skip_params_func(model)))
+            wrong = listed(n for n in {**before, **now} if before.get(n) is not now.get(n))
         except ValueError as error:  # a skipped name is gone
             wrong = str(error)
         if wrong:
@@ -225,7 +216,7 @@ class UnstructuredPruner:
                 f"the model has other weights than when the pruner was made ({wrong}): make a new "
                 "pruner after replacing layers or parameters"
             )
-        self._note_parts(layers)
+        self._parts = Parts(model, before)
 
     def _update_masks(self) -> None:
         self.thresholds, self._ties, self._scores = {}, {}, self._all_scores()
@@ -279,21 +270,10 @@ class UnstructuredPruner:
 
     def layer_ratios(self) -> dict[str, float]:
         """The ratio of every parameter under the distribution, for the current `ratio`."""
-        if isinstance(self.distribution, dict):
-            ratios = schedules.pattern_ratios(list(self._weights), self.distribution)
-            whole = self._mean_ratio(ratios)  # a schedule moves `ratio` between 0 and this
-            moved = self.ratio / whole if whole else 0.0
-            if moved * max(ratios.values()) > 1:
-                raise ValueError(f"ratio {self.ratio} is beyond what the distribution allows")
-            return {name: ratio * moved for name, ratio in ratios.items()}
-        if self.distribution == "erk":
-            shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
-            return schedules.erk_ratios(shapes, self.ratio)
-        return dict.fromkeys(self._weights, self.ratio)
+        return schedules.layer_ratios(self.distribution, self._shapes(), self.ratio)
 
-    def _mean_ratio(self, ratios: dict[str, float]) -> float:
-        sizes = {name: masking.size(weight) for name, weight in self._weights.items()}
-        return sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())
+    def _shapes(self) -> dict[str, list[int]]:
+        return {name: list(weight.shape) for name, weight in self._weights.items()}
 
     @paddle.no_grad()
     def update_params(self) -> None:
@@ -359,13 +339,13 @@ class UnstructuredPruner:
     @staticmethod
     def total_sparse(model: nn.Layer) -> float:
         """Zeros over all parameters, norms and biases included, as a fraction."""
-        return sparsity(dict(_unwrap(model).named_parameters()))
+        return sparsity(dict(unwrap(model).named_parameters()))
 
     @staticmethod
     def total_sparse_conv1x1(model: nn.Layer) -> float:
         """Zeros over the weights of all 1x1 convolutions; 0.0 where there are none."""
-        parameters = _unwrap(model).named_parameters()
-        return sparsity({name: weight for name, weight in parameters if _is_conv1x1(weight)})
+        parameters = unwrap(model).named_parameters()
+        return sparsity({name: weight for name, weight in parameters if is_conv1x1(weight)})
 
     def target_reached(self) -> bool:
         """Whether the masks are at their final ratio, so that accuracies may be compared."""
@@ -413,11 +393,11 @@ class UnstructuredPruner:
     def lost_channels(self) -> dict[str, tuple[int, int]]:
         """Of each parameter with output channels whose weights are all 0: how many, of how many."""
         self._check_parts()
-        return lost_channels(_unwrap(self.model), self._weights)
+        return lost_channels(unwrap(self.model), self._weights)
 
     def __str__(self) -> str:
         self._check_parts()
-        return sparsity_table(_unwrap(self.model), self._weights)
+        return sparsity_table(unwrap(self.model), self._weights)
 
 
 _ours = UnstructuredPruner.update_threshold
@@ -471,7 +451,7 @@ class GMPUnstructuredPruner(UnstructuredPruner):
         )
         self.prune_period = prune_period
         self.target_ratio = self.ratio
-        self.configs = _checked_configs(configs, self.target_ratio)
+        self.configs = schedules.checked_gmp_configs(configs, self.target_ratio)
         self.iteration = self.configs.pop("resume_iteration")
         self.ratio = self.ratio_at(self.iteration - 1)
         self._masks_ratio = 0.0  # they are all True so far, also after a resume_iteration
@@ -502,200 +482,6 @@ class GMPUnstructuredPruner(UnstructuredPruner):
         self._masks_ratio = self.ratio
 
 
-def _checked_configs(configs: dict | None, target: float) -> dict:
-    configs = {"resume_iteration": 0, **(configs or {})}
-    if "tuning_iterations" in configs:
-        configs["tunning_iterations"] = configs.pop("tuning_iterations")
-    counts = ("stable_iterations", "pruning_iterations", "tunning_iterations", "resume_iteration")
-    wanted = (*counts, "pruning_steps", "initial_ratio")
-    missing = ", ".join(name for name in wanted if name not in configs)
-    further = ", ".join(str(name) for name in configs if name not in wanted)
-    if missing:
-        odd = f"; of no use: {further}" if further else ""
-        raise ValueError(f"configs must have the keys {', '.join(wanted)}; missing: {missing}{odd}")
-    if further:
-        warnings.warn(f"keys of configs that have no use here: {further}", stacklevel=3)
-    configs = {name: configs[name] for name in wanted}
-    for name in (*counts, "pruning_steps"):
-        least = 1 if name == "pruning_steps" else 0
-        if not _is_whole(configs[name], least):
-            raise ValueError(f"{name} must be a whole number >= {least}, got {configs[name]!r}")
-        configs[name] = int(configs[name])
-    if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
-        raise ValueError(
-            f"pruning_steps must be at most pruning_iterations={configs['pruning_iterations']}, "
-            f"got {configs['pruning_steps']}"
-        )
-    if not 0 <= configs["initial_ratio"] <= target:
-        raise ValueError(
-            f"initial_ratio must be in [0, ratio={target}], got {configs['initial_ratio']}"
-        )
-    return configs
-
-
-def default_skip_params(model: nn.Layer) -> set[str]:
-    """Structured names of what is not pruned: normalisation layers, parameters below two dims."""
-    skipped = {name for name, p in model.named_parameters() if len(p.shape) < 2}
-    for prefix, layer in model.named_sublayers(include_self=True):
-        if isinstance(layer, NORMS):
-            skipped.update(name for name, _ in layer.named_parameters(prefix=prefix))
-    return skipped
-
-
-def skip_all_but_conv1x1(model: nn.Layer) -> set[str]:
-    """Structured names of all but the weights of 1x1 convolutions."""
-    return {name for name, p in model.named_parameters() if not _is_conv1x1(p)}
-
-
-def _is_conv1x1(param: paddle.Tensor) -> bool:
-    return len(param.shape) == 4 and list(param.shape[2:]) == [1, 1]
-
-
-def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.Tensor]:
-    """Structured name -> parameter, in the model's order, each once, without the skipped ones.
-
-    Raises:
-        ValueError: a skipped name is not in the model or means two things, or nothing is left to
-            prune.
-    """
-    model = _unwrap(model)
-    skip_params = default_skip_params(model) if skip_params is None else skip_params
-    meant = _names_of_parameters(model)
-    # In Paddle a BatchNorm's running mean and variance are parameters; they are no weights.
-    skipped = {
-        id(p)
-        for layer in model.sublayers(include_self=True)
-        if isinstance(layer, NORMS)
-        for p in layer.parameters()
-        if p.stop_gradient
-    }
-    for name in sorted(skip_params):
-        if name not in meant:
-            close = difflib.get_close_matches(name, meant, n=3, cutoff=0.3) or list(meant)[:3]
-            raise ValueError(
-                f"no layer or parameter is named {name!r}; there are {', '.join(close)}, ..."
-            )
-        meanings = meant[name]
-        if len(set(map(frozenset, meanings.values()))) > 1:
-            named = [(n, id(p)) for n, p in model.named_parameters()]
-            each = (
-                f"as {kind} {_listed([n for n, i in named if i in ids])}"
-                for kind, ids in meanings.items()
-            )
-            raise ValueError(
-                f"{name!r} means different parameters: {'; '.join(each)}. Give the structured "
-                "names of the parameters"
-            )
-        skipped |= set.union(*meanings.values())
-    weights = {
-        name: p
-        for name, p in model.named_parameters()
-        if id(p) not in skipped and p.is_floating_point() and masking.size(p)
-    }
-    if not weights:
-        raise ValueError("there is nothing to prune: every parameter of the model is skipped")
-    return weights
-
-
-def _names_of_parameters(model: nn.Layer) -> dict[str, dict[str, set[int]]]:
-    """Every name that means parameters of the model -> as what kind of name -> their ids."""
-    meant: dict[str, dict[str, set[int]]] = {}
-
-    def add(name: str, kind: str, parameters) -> None:
-        meant.setdefault(name, {}).setdefault(kind, set()).update(map(id, parameters))
-
-    known = set(map(id, model.parameters()))
-    for name, p in model.state_dict().items():  # a shared layer stands here under each of its names
-        parts = name.split(".")
-        for end in range(1, len(parts) + 1):
-            add(".".join(parts[:end]), "a structured name", [p] if id(p) in known else [])
-    for layer in model.sublayers(include_self=True):  # a full_name() is also that of copies
-        add(layer.full_name(), "a layer's full_name()", layer.parameters())
-    for p in model.parameters():
-        add(p.name, "a parameter's Paddle name", [p])
-    return meant
-
-
-def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
-    """Zeros over all weights of the parameters, as a fraction; 0.0 where there are no weights."""
-    total = sum(masking.size(p) for p in parameters.values())
-    return sum(masking.zeros(p) for p in parameters.values()) / total if total else 0.0
-
-
-def lost_channels(
-    model: nn.Layer, parameters: dict[str, paddle.Tensor]
-) -> dict[str, tuple[int, int]]:
-    """Of each parameter with output channels whose weights are all 0: how many, of how many.
-
-    (Parameters below two dimensions have none.)
-    """
-    parameters = {name: p for name, p in parameters.items() if len(p.shape) > 1}
-    if not parameters:
-        return {}
-    layers = _unwrap(model).sublayers(include_self=True)
-    owners = {id(p): layer for layer in layers for p in layer.parameters(include_sublayers=False)}
-    shapes = [_by_channel(owners[id(p)], p.shape) for p in parameters.values()]
-    kept = [p.astype("bool").reshape(s).any([1, 3]) for p, s in zip(parameters.values(), shapes)]
-    counts = paddle.stack([channels.astype("int64").sum() for channels in kept]).tolist()
-    channels = [groups * outputs for groups, _, outputs, _ in shapes]
-    lost = {name: (n - count, n) for name, n, count in zip(parameters, channels, counts)}
-    return {name: (n, of) for name, (n, of) in lost.items() if n}
-
-
-def _by_channel(layer: nn.Layer, shape: list[int]) -> list[int]:
-    """The shape as [groups, inputs, output channels of a group, the rest of a kernel]."""
-    if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]
-        return [layer._groups, shape[0] // layer._groups, shape[1], -1]
-    if len(shape) == 2 and not isinstance(layer, nn.RNNCellBase):  # [C_in, C_out], for x @ weight
-        return [1, shape[0], shape[1], 1]
-    return [1, 1, shape[0], -1]  # [C_out, ...]
-
-
-def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
-    """A line for each prunable parameter, then for all of those, the rest, and everything.
-
-    `channels` tells, where output channels have no weight left, how many of how many have one.
-    """
-    lost = lost_channels(model, prunable)
-    rows = [
-        (name, str(list(p.shape)), masking.size(p), masking.zeros(p), lost.get(name))
-        for name, p in prunable.items()
-    ]
-    everything = dict(_unwrap(model).named_parameters()).values()
-    weights, zeros = sum(row[2] for row in rows), sum(row[3] for row in rows)
-    all_weights, all_zeros = sum(map(masking.size, everything)), sum(map(masking.zeros, everything))
-    rows.append(("prunable", "", weights, zeros, None))
-    rows.append(("not pruned", "", all_weights - weights, all_zeros - zeros, None))
-    rows.append(("all", "", all_weights, all_zeros, None))
-    cells = [("layer", "shape", "weights", "zeros", "sparsity", "channels")]
-    for name, shape, size, zero, channels in rows:
-        fraction = f"{zero / size:.2%}" if size else "-"
-        left = f"{channels[1] - channels[0]}/{channels[1]}" if channels else ""
-        cells.append((name, shape, f"{size:,}", f"{zero:,}", fraction, left))
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join(
-        " ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
-    )
-
-
 def _check_ratio(ratio: float) -> None:
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must be in [0, 1], got {ratio}")
-
-
-def _is_whole(value, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= least
-
-
-def _listed(names) -> str:
-    names = list(names)
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _unwrap(model: nn.Layer) -> nn.Layer:
-    if not paddle.in_dynamic_mode():
-        raise ValueError("pruning needs dynamic graphs: call paddle.disable_static() first")
-    if not isinstance(model, nn.Layer):
-        give = "its .network" if isinstance(model, paddle.Model) else "the network itself"
-        raise ValueError(f"model must be a paddle.nn.Layer, got {type(model)}: give {give}")
-    return model._layers if isinstance(model, paddle.DataParallel) else model

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from collections.abc import Iterator
 
 import numpy as np

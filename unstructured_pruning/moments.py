@@ -6,8 +6,6 @@ and what is shared by a whole tensor stay, so that kept weights move as without 
 
 from __future__ import annotations
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-
 import paddle
 
 from unstructured_pruning import masking

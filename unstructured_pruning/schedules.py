@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import numbers
+import warnings
 
 
 def gmp_ratio(
@@ -27,6 +29,42 @@ def gmp_ratio(
     piece = pruned_for * pruning_steps // pruning_iterations
     rise = (piece / pruning_steps - 1) ** 3 + 1
     return initial_ratio + (target_ratio - initial_ratio) * rise
+
+
+def checked_gmp_configs(configs: dict | None, target: float) -> dict:
+    """The `configs` of GMPUnstructuredPruner as whole numbers, with PaddleSlim's spellings.
+
+    Raises:
+        ValueError: for a missing or impossible entry, by its name.
+    """
+    configs = {"resume_iteration": 0, **(configs or {})}
+    if "tuning_iterations" in configs:
+        configs["tunning_iterations"] = configs.pop("tuning_iterations")
+    counts = ("stable_iterations", "pruning_iterations", "tunning_iterations", "resume_iteration")
+    wanted = (*counts, "pruning_steps", "initial_ratio")
+    missing = ", ".join(name for name in wanted if name not in configs)
+    further = ", ".join(str(name) for name in configs if name not in wanted)
+    if missing:
+        odd = f"; of no use: {further}" if further else ""
+        raise ValueError(f"configs must have the keys {', '.join(wanted)}; missing: {missing}{odd}")
+    if further:
+        warnings.warn(f"keys of configs that have no use here: {further}", stacklevel=3)
+    configs = {name: configs[name] for name in wanted}
+    for name in (*counts, "pruning_steps"):
+        least = 1 if name == "pruning_steps" else 0
+        if not is_whole(configs[name], least):
+            raise ValueError(f"{name} must be a whole number >= {least}, got {configs[name]!r}")
+        configs[name] = int(configs[name])
+    if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
+        raise ValueError(
+            f"pruning_steps must be at most pruning_iterations={configs['pruning_iterations']}, "
+            f"got {configs['pruning_steps']}"
+        )
+    if not 0 <= configs["initial_ratio"] <= target:
+        raise ValueError(
+            f"initial_ratio must be in [0, ratio={target}], got {configs['initial_ratio']}"
+        )
+    return configs
 
 
 def erk_ratios(shapes: dict[str, list[int]], ratio: float) -> dict[str, float]:
@@ -65,3 +103,28 @@ def pattern_ratios(names: list[str], patterns: dict[str, float]) -> dict[str, fl
         name: next((r for p, r in patterns.items() if fnmatch.fnmatchcase(name, p)), 0.0)
         for name in names
     }
+
+
+def layer_ratios(
+    distribution: str | dict[str, float], shapes: dict[str, list[int]], ratio: float
+) -> dict[str, float]:
+    """The ratio of every parameter where all together are pruned at `ratio`."""
+    if distribution == "erk":
+        return erk_ratios(shapes, ratio)
+    if not isinstance(distribution, dict):
+        return dict.fromkeys(shapes, ratio)
+    ratios = pattern_ratios(list(shapes), distribution)
+    whole = mean_ratio(ratios, shapes)  # a schedule moves `ratio` between 0 and this
+    scale = ratio / whole if whole else 0.0
+    if scale * max(ratios.values()) > 1:
+        raise ValueError(f"ratio {ratio} is beyond what the distribution allows")
+    return {name: scale * own for name, own in ratios.items()}
+
+
+def mean_ratio(ratios: dict[str, float], shapes: dict[str, list[int]]) -> float:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    return sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())
+
+
+def is_whole(value, least: int) -> bool:
+    return isinstance(value, numbers.Integral) and value >= least
