@@ -22,7 +22,7 @@ CONFIGS = {"stable_iterations": 1, "pruning_iterations": 4, "tunning_iterations"
 @pytest.fixture(params=["cpu", "device"])
 def path(request, monkeypatch):
     if request.param == "device":
-        monkeypatch.setattr(masking, "_on_cpu", lambda *tensors: False)
+        monkeypatch.setattr(masking, "on_cpu", lambda *tensors: False)
 
 
 def net_of(*arrays) -> nn.Layer:

@@ -15,7 +15,7 @@ from unstructured_pruner import (
     UnstructuredPruner,
     default_skip_params,
 )
-from unstructured_pruning import masking
+from unstructured_pruning import device, host, masking, sampling
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 PADDLE_2 = paddle.__version__.startswith("2.")
@@ -224,7 +224,7 @@ def test_ratio_one_prunes_infinity_too():
 # Ratio mode: large weights, where the k-th magnitude is found from a sample.
 
 N = 3 * 65536 + 7
-STRIDE = masking._sample_stride(N)
+STRIDE = sampling.stride(N)
 RATIOS = [1 / N, 0.0005, 0.3, 0.55, 0.9, 0.9995, 1 - 1 / N]
 
 
@@ -273,8 +273,8 @@ def test_large_weights_get_the_masks_of_a_plain_sort(layout):
 @pytest.fixture
 def small_sample(monkeypatch):
     """A sample of about 64 weights: its bracket often misses, as it rarely does at full size."""
-    monkeypatch.setattr(masking, "_sample_stride", lambda total: total // 64 | 1)
-    monkeypatch.setattr(masking, "_PIECE", 100)
+    monkeypatch.setattr(sampling, "stride", lambda total: total // 64 | 1)
+    monkeypatch.setattr(host, "PIECE", 100)
 
 
 @pytest.mark.usefixtures("small_sample")
@@ -301,9 +301,9 @@ def test_every_count_is_exact_from_a_poor_sample(dtype, seed):
 )
 def test_a_bracket_that_misses_is_widened(monkeypatch, layout, passes):
     # What the layouts above are for: seen from outside only by the number of passes.
-    monkeypatch.setattr(masking, "_sample_stride", lambda total: 3)
+    monkeypatch.setattr(sampling, "stride", lambda total: 3)
     strides = []
-    magnitudes = masking._magnitudes
+    magnitudes = host.magnitudes
 
     def counted(weight, stride=1):
         strides.append(stride)
@@ -311,7 +311,7 @@ def test_a_bracket_that_misses_is_widened(monkeypatch, layout, passes):
 
     net = net_of(_layouts(3)[layout].reshape(1, -1))
     pruner = UnstructuredPruner(net, "ratio", ratio=0.9)
-    monkeypatch.setattr(masking, "_magnitudes", counted)
+    monkeypatch.setattr(host, "magnitudes", counted)
     pruner.update_threshold()
     assert strides == [3] + [1] * passes
 
@@ -1228,7 +1228,7 @@ def test_masks_of_a_part_of_the_model_are_refused():
 
 @pytest.fixture
 def device_path(monkeypatch):
-    monkeypatch.setattr(masking, "_on_cpu", lambda *tensors: False)
+    monkeypatch.setattr(masking, "on_cpu", lambda *tensors: False)
 
 
 def _device_arrays() -> dict[str, list[np.ndarray]]:
@@ -1267,13 +1267,13 @@ def test_ratio_masks_on_the_device_path(name, dtype, brackets):
 @pytest.fixture
 def brackets(monkeypatch) -> list[bool]:
     """Of every selection, whether it tried a bracket."""
-    tried, original = [], masking._selected
+    tried, original = [], device._threshold_and_ties
 
     def selected(weights, pruned, bracket=True):
         tried.append(bracket)
         return original(weights, pruned, bracket)
 
-    monkeypatch.setattr(masking, "_selected", selected)
+    monkeypatch.setattr(device, "_threshold_and_ties", selected)
     return tried
 
 
@@ -1285,7 +1285,7 @@ def read_by_host(monkeypatch) -> list[int]:
         original = getattr(paddle.Tensor, method)
 
         def reading(tensor, *args, original=original):
-            read.append(masking.size(tensor))
+            read.append(math.prod(tensor.shape))
             return original(tensor, *args)
 
         monkeypatch.setattr(paddle.Tensor, method, reading)
@@ -1317,7 +1317,7 @@ def test_what_the_host_reads_in_a_step_on_a_device(read_by_host, brackets, optio
 @pytest.mark.usefixtures("device_path")
 @pytest.mark.parametrize("bracket", [(0, 0), (0, 10), (98, 99), (99, 99)])
 def test_all_is_sorted_on_a_device_where_the_bracket_misses(monkeypatch, brackets, bracket):
-    monkeypatch.setattr(masking, "_bracket", lambda *args: bracket)
+    monkeypatch.setattr(sampling, "bracket", lambda *args: bracket)
     values = np.random.default_rng(0).standard_normal((25, 20))  # of which 100 are sampled
     pruner = stepped(net_of(values), "ratio", ratio=0.55)
     assert brackets == [True, False]
@@ -1338,7 +1338,7 @@ def test_the_device_path_gives_what_the_cpu_path_gives(monkeypatch, mode, option
     arrays = [[[0.5, -0.5, 0.25, 8], [-0.0, 0, -0.25, 1]], [[0.125], [-3]]]
     on_cpu, elsewhere = net_of(*arrays, dtype=dtype), net_of(*arrays, dtype=dtype)
     wanted = stepped(on_cpu, mode, **options)
-    monkeypatch.setattr(masking, "_on_cpu", lambda *tensors: False)
+    monkeypatch.setattr(masking, "on_cpu", lambda *tensors: False)
     pruner = stepped(elsewhere, mode, **options)
     assert masks_of(pruner) == masks_of(wanted)
     assert pruner.threshold == wanted.threshold
@@ -1435,7 +1435,7 @@ def test_blocks_of_nan_are_kept_where_blocks_differ_in_size():
 
 @pytest.mark.parametrize("block", [[4096, 1], [1, 4096], [4096, 4096]])
 def test_a_block_beyond_the_weight_is_the_weight(block, monkeypatch):
-    monkeypatch.setattr(masking, "_on_cpu", lambda *tensors: False)
+    monkeypatch.setattr(masking, "on_cpu", lambda *tensors: False)
     blocks = masking.Blocks(paddle.ones([3, 2, 2]), *block)
     assert (blocks.rows, blocks.columns) == (min(block[0], 3), min(block[1], 4))
     net = net_of(np.ones((3, 4)), np.full((2, 5), 2.0))

@@ -10,7 +10,7 @@ import operator
 import paddle
 from paddle import nn
 
-from unstructured_pruning import masking
+from unstructured_pruning.blocks import size
 
 NORMS = (
     nn.BatchNorm,
@@ -50,6 +50,9 @@ def is_conv1x1(param: paddle.Tensor) -> bool:
 def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.Tensor]:
     """Structured name -> parameter, in the model's order, each once, without the skipped ones.
 
+    A name with two meanings is not guessed at: Paddle counts its names up in each process, so that
+    other layers would stay dense from run to run.
+
     Raises:
         ValueError: a skipped name is not in the model or means two things, or nothing is left to
             prune.
@@ -86,7 +89,7 @@ def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.T
     weights = {
         name: p
         for name, p in model.named_parameters()
-        if id(p) not in skipped and p.is_floating_point() and masking.size(p)
+        if id(p) not in skipped and p.is_floating_point() and size(p)
     }
     if not weights:
         raise ValueError("there is nothing to prune: every parameter of the model is skipped")
@@ -112,10 +115,15 @@ def _names_of_parameters(model: nn.Layer) -> dict[str, dict[str, set[int]]]:
     return meant
 
 
+def zeros(tensor: paddle.Tensor) -> int:
+    # Paddle's == and != take numbers below 1e-8 (2.6) or 1e-15 (3.3) for 0; the cast does not.
+    return size(tensor) - int(paddle.count_nonzero(tensor.astype("bool")))
+
+
 def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
     """Zeros over all weights of the parameters, as a fraction; 0.0 where there are no weights."""
-    total = sum(masking.size(p) for p in parameters.values())
-    return sum(masking.zeros(p) for p in parameters.values()) / total if total else 0.0
+    total = sum(size(p) for p in parameters.values())
+    return sum(zeros(p) for p in parameters.values()) / total if total else 0.0
 
 
 def lost_channels(
@@ -154,20 +162,20 @@ def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
     """
     lost = lost_channels(model, prunable)
     rows = [
-        (name, str(list(p.shape)), masking.size(p), masking.zeros(p), lost.get(name))
+        (name, str(list(p.shape)), size(p), zeros(p), lost.get(name))
         for name, p in prunable.items()
     ]
     everything = dict(unwrap(model).named_parameters()).values()
-    weights, zeros = sum(row[2] for row in rows), sum(row[3] for row in rows)
-    all_weights, all_zeros = sum(map(masking.size, everything)), sum(map(masking.zeros, everything))
-    rows.append(("prunable", "", weights, zeros, None))
-    rows.append(("not pruned", "", all_weights - weights, all_zeros - zeros, None))
-    rows.append(("all", "", all_weights, all_zeros, None))
+    pruned = [sum(row[i] for row in rows) for i in (2, 3)]
+    all_of = [sum(map(count, everything)) for count in (size, zeros)]
+    rows.append(("prunable", "", *pruned, None))
+    rows.append(("not pruned", "", all_of[0] - pruned[0], all_of[1] - pruned[1], None))
+    rows.append(("all", "", *all_of, None))
     cells = [("layer", "shape", "weights", "zeros", "sparsity", "channels")]
-    for name, shape, size, zero, channels in rows:
-        fraction = f"{zero / size:.2%}" if size else "-"
+    for name, shape, weights, zero, channels in rows:
+        fraction = f"{zero / weights:.2%}" if weights else "-"
         left = f"{channels[1] - channels[0]}/{channels[1]}" if channels else ""
-        cells.append((name, shape, f"{size:,}", f"{zero:,}", fraction, left))
+        cells.append((name, shape, f"{weights:,}", f"{zero:,}", fraction, left))
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join(
         " ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
@@ -177,14 +185,18 @@ def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
 class Parts:
     """The layers and parameters that a model holds, to notice when others take their places."""
 
-    def __init__(self, model: nn.Layer, weights: dict[str, paddle.Tensor]):
-        # All layers that hold others, and those that hold the weights.
-        ids = set(map(id, weights.values()))
+    def __init__(self, model: nn.Layer, weights: dict[str, paddle.Tensor], skip_params_func):
+        self._model, self._weights, self._skip_params_func = model, weights, skip_params_func
+        self._look()
+
+    def _look(self) -> None:
+        """Notes all layers that hold others, and those that hold the weights."""
+        weights = set(map(id, self._weights.values()))
         self._holders: list[dict] = []
-        for layer in unwrap(model).sublayers(include_self=True):
+        for layer in self._model.sublayers(include_self=True):
             if layer._sub_layers:
                 self._holders += [layer._sub_layers, layer._parameters]
-            elif not ids.isdisjoint(map(id, layer._parameters.values())):
+            elif not weights.isdisjoint(map(id, layer._parameters.values())):
                 self._holders.append(layer._parameters)
         self._parts = self._now()
 
@@ -192,9 +204,26 @@ class Parts:
         # dict's values(): an OrderedDict's own take twice the time.
         return [part for holder in self._holders for part in dict.values(holder)]
 
-    def unchanged(self) -> bool:
-        now = self._now()
-        return len(now) == len(self._parts) and all(map(operator.is_, now, self._parts))
+    def check(self) -> None:
+        """Only where a layer holds other objects than before, all names are looked up again.
+
+        Raises:
+            ValueError: the prunable weights are not those of before.
+        """
+        now, before = self._now(), self._weights
+        if len(now) == len(self._parts) and all(map(operator.is_, now, self._parts)):
+            return
+        try:
+            weights = prunable_parameters(self._model, set(self._skip_params_func(self._model)))
+            wrong = listed(n for n in {**before, **weights} if before.get(n) is not weights.get(n))
+        except ValueError as error:  # a skipped name is gone
+            wrong = str(error)
+        if wrong:
+            raise ValueError(
+                f"the model has other weights than when the pruner was made ({wrong}): make a new "
+                "pruner after replacing layers or parameters"
+            )
+        self._look()
 
 
 def listed(names) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import numbers
-import warnings
 
 
 def gmp_ratio(
@@ -29,42 +27,6 @@ def gmp_ratio(
     piece = pruned_for * pruning_steps // pruning_iterations
     rise = (piece / pruning_steps - 1) ** 3 + 1
     return initial_ratio + (target_ratio - initial_ratio) * rise
-
-
-def checked_gmp_configs(configs: dict | None, target: float) -> dict:
-    """The `configs` of GMPUnstructuredPruner as whole numbers, with PaddleSlim's spellings.
-
-    Raises:
-        ValueError: for a missing or impossible entry, by its name.
-    """
-    configs = {"resume_iteration": 0, **(configs or {})}
-    if "tuning_iterations" in configs:
-        configs["tunning_iterations"] = configs.pop("tuning_iterations")
-    counts = ("stable_iterations", "pruning_iterations", "tunning_iterations", "resume_iteration")
-    wanted = (*counts, "pruning_steps", "initial_ratio")
-    missing = ", ".join(name for name in wanted if name not in configs)
-    further = ", ".join(str(name) for name in configs if name not in wanted)
-    if missing:
-        odd = f"; of no use: {further}" if further else ""
-        raise ValueError(f"configs must have the keys {', '.join(wanted)}; missing: {missing}{odd}")
-    if further:
-        warnings.warn(f"keys of configs that have no use here: {further}", stacklevel=3)
-    configs = {name: configs[name] for name in wanted}
-    for name in (*counts, "pruning_steps"):
-        least = 1 if name == "pruning_steps" else 0
-        if not is_whole(configs[name], least):
-            raise ValueError(f"{name} must be a whole number >= {least}, got {configs[name]!r}")
-        configs[name] = int(configs[name])
-    if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
-        raise ValueError(
-            f"pruning_steps must be at most pruning_iterations={configs['pruning_iterations']}, "
-            f"got {configs['pruning_steps']}"
-        )
-    if not 0 <= configs["initial_ratio"] <= target:
-        raise ValueError(
-            f"initial_ratio must be in [0, ratio={target}], got {configs['initial_ratio']}"
-        )
-    return configs
 
 
 def erk_ratios(shapes: dict[str, list[int]], ratio: float) -> dict[str, float]:
@@ -124,7 +86,3 @@ def layer_ratios(
 def mean_ratio(ratios: dict[str, float], shapes: dict[str, list[int]]) -> float:
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     return sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())
-
-
-def is_whole(value, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= least
