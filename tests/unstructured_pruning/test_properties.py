@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
 import paddle
