@@ -25,7 +25,7 @@ import paddle
 from paddle import nn
 
 from unstructured_pruning import checks, masking, moments, schedules
-from unstructured_pruning.blocks import size
+from unstructured_pruning.blocks import Blocks, size
 from unstructured_pruning.parameters import (
     NORMS,  # noqa: F401
     Parts,
@@ -160,7 +160,7 @@ class UnstructuredPruner:
                 score, mask = scores[name], self.masks[name]
                 ties = masking.place_of(score, mask).update_mask(mask, score, threshold, ties)
 
-    def _thresholds(self, scores: dict[str, paddle.Tensor | masking.Blocks]) -> dict:
+    def _thresholds(self, scores: dict[str, paddle.Tensor | Blocks]) -> dict:
         """Ratio mode: names that share a threshold -> it, and how many at it go all the same.
 
         Sets `threshold` (or `thresholds`), too.
@@ -182,7 +182,7 @@ class UnstructuredPruner:
         """Whether a strategy has this method of its own."""
         return getattr(getattr(self, hook), "__func__", None) is not OURS[hook]
 
-    def _all_scores(self) -> dict[str, paddle.Tensor | masking.Blocks]:
+    def _all_scores(self) -> dict[str, paddle.Tensor | Blocks]:
         """What is ranked, by name: scores of weights or blocks."""
         custom, result = self._overrides("scores"), {}
         for name, weight in self._weights.items():
@@ -193,7 +193,7 @@ class UnstructuredPruner:
                 raise ValueError(f"the scores of {name} are {shape}, it is {wanted}")
             score = score if score.is_floating_point() else score.astype("float32")
             blocks = self.sparse_block != [1, 1]
-            result[name] = masking.Blocks(score, *self.sparse_block) if blocks else score
+            result[name] = Blocks(score, *self.sparse_block) if blocks else score
         return result
 
     def scores(self, name: str, param: paddle.Tensor) -> paddle.Tensor:

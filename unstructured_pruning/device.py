@@ -76,7 +76,7 @@ def _threshold_and_ties(
 def _kth_magnitude(weights: list[paddle.Tensor | Blocks], k: int) -> tuple[paddle.Tensor, ...]:
     """As host's, in tensors, and whether the bracket missed: nothing waits for the device."""
     total = sum(map(size, weights))
-    sample = _concatenated(weights, sampling.stride(total)).sort()
+    sample = _nan_as_infinity(_concatenated(weights, sampling.stride(total))).sort()
     first, last = sampling.bracket(k, total, size(sample), 4)
     lower = sample[first] if first > 0 else paddle.zeros([], sample.dtype)
     upper = sample[last] if last < size(sample) - 1 else paddle.full([], math.inf, sample.dtype)
@@ -105,10 +105,13 @@ def _kth_magnitude(weights: list[paddle.Tensor | Blocks], k: int) -> tuple[paddl
 
 
 def _concatenated(weights: list[paddle.Tensor | Blocks], stride: int = 1) -> paddle.Tensor:
-    """Magnitudes to be sorted; NaN is kept, so it has to sort last."""
     pieces = [magnitudes(weight, stride) for weight in weights]
     doubles = any(piece.dtype == paddle.float64 for piece in pieces)
-    magnitude = paddle.concat([p.astype("float64" if doubles else "float32") for p in pieces])
+    return paddle.concat([p.astype("float64" if doubles else "float32") for p in pieces])
+
+
+def _nan_as_infinity(magnitude: paddle.Tensor) -> paddle.Tensor:
+    """To be sorted: NaN is kept, so it has to come last."""
     return paddle.where(paddle.isnan(magnitude), paddle.full_like(magnitude, math.inf), magnitude)
 
 
@@ -116,10 +119,11 @@ def _by_sorting(weights: list[paddle.Tensor | Blocks], pruned: int) -> tuple[pad
     """Threshold and ties where the bracket missed, or blocks differ in the weights they hold."""
     magnitude = _concatenated(weights)
     sizes = paddle.concat([_sizes(weight) for weight in weights])
-    order = magnitude.argsort()
+    ranked = _nan_as_infinity(magnitude)
+    order = ranked.argsort()
     filled = paddle.gather(sizes, order).cumsum()
-    stop = (filled <= pruned).astype("int64").sum().clip(0, size(magnitude) - 1)
-    threshold = paddle.gather(magnitude, paddle.gather(order, stop.reshape([1])))[0]
+    stop = (filled <= pruned).astype("int64").sum().clip(0, size(ranked) - 1)
+    threshold = paddle.gather(ranked, paddle.gather(order, stop.reshape([1])))[0]
     smaller = (magnitude < threshold).astype("int64")
     tied = (magnitude <= threshold).astype("int64") - smaller  # the first of these still fit
     filled = (sizes * smaller).sum() + (sizes * tied).cumsum()

@@ -105,22 +105,23 @@ def _threshold_and_ties(weights: list[paddle.Tensor | Blocks], pruned: int) -> t
         total = sum(size(blocks.weight) for blocks in weights)
     if pruned == 0:
         return 0.0, 0
-    kth, smaller = _kth_magnitude(weights, min(pruned, total - 1), total, each is None)
+    kth, smaller, tied = _kth_magnitude(weights, min(pruned, total - 1), total, each is None)
     if each:
         return kth, pruned - smaller
-    tied = [sizes[means == kth] for means, sizes in _with_sizes(weights, differ=True)]
-    fit = np.searchsorted(np.concatenate(tied).cumsum(), pruned - smaller, side="right")
-    return kth, int(fit)
+    if tied is None:
+        tied = np.concatenate([n[means == kth] for means, n in _with_sizes(weights, differ=True)])
+    return kth, int(np.searchsorted(tied.cumsum(), pruned - smaller, side="right"))
 
 
 def _kth_magnitude(
     weights: list[paddle.Tensor | Blocks], k: int, total: int, differ: bool
-) -> tuple[float, int]:
+) -> tuple[float, int, np.ndarray | None]:
     """The k-th smallest magnitude (k from 0) and how many are smaller; exact, and without a sort.
 
     A sample gives two magnitudes that enclose the wanted one; one pass counts what is not above the
     lower one and collects the few between. In the rare case of a miss the bracket is widened. Where
-    blocks `differ` in size, each counts as the weights that it holds.
+    blocks `differ` in size, each counts as the weights that it holds; the last result is then how
+    many each of the blocks at the k-th magnitude holds, where that came to light.
     """
     stride = sampling.stride(sum(map(size, weights)))
     sample = np.concatenate([piece for w in weights for piece in magnitudes(w, stride)])
@@ -141,14 +142,15 @@ def _kth_magnitude(
             pieces = _with_sizes(weights, differ) if lower else ()
             below = sum(_count(magnitude < lower, sizes) for magnitude, sizes in pieces)
             if below <= k:
-                return lower, below
+                return lower, below, None
             continue
         between, held = np.concatenate(between), np.concatenate(held) if differ else None
-        found = up_to + _count(np.ones(between.size, bool), held)
+        found = up_to + (int(held.sum()) if differ else between.size)
         if k < found:
             kth = _ranked(between, held, k - up_to)
-            return kth, up_to + _count(between < kth, held)
-    return math.inf, found  # there are fewer finite weights than k
+            tied = held[between == kth] if differ else None
+            return kth, up_to + _count(between < kth, held), tied
+    return math.inf, found, None  # there are fewer finite weights than k
 
 
 def _with_sizes(
@@ -160,7 +162,7 @@ def _with_sizes(
 
 
 def _count(chosen: np.ndarray, sizes: np.ndarray | None) -> int:
-    return np.count_nonzero(chosen) if sizes is None else int(sizes[chosen].sum())
+    return np.count_nonzero(chosen) if sizes is None else int(sizes @ chosen)
 
 
 def _ranked(values: np.ndarray, sizes: np.ndarray | None, rank: int) -> float:

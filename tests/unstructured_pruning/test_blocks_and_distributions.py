@@ -17,6 +17,7 @@ from unstructured_pruner import (
     UnstructuredPruner,
 )
 from unstructured_pruning import masking
+from unstructured_pruning.blocks import Blocks
 
 
 @pytest.fixture(params=["cpu", "device"])
@@ -84,7 +85,7 @@ def test_blocks_of_nan_are_kept_where_blocks_differ_in_size():
 @pytest.mark.parametrize("block", [[4096, 1], [1, 4096], [4096, 4096]])
 def test_a_block_beyond_the_weight_is_the_weight(block, monkeypatch):
     monkeypatch.setattr(masking, "on_cpu", lambda *tensors: False)
-    blocks = masking.Blocks(paddle.ones([3, 2, 2]), *block)
+    blocks = Blocks(paddle.ones([3, 2, 2]), *block)
     assert (blocks.rows, blocks.columns) == (min(block[0], 3), min(block[1], 4))
     net = net_of(np.ones((3, 4)), np.full((2, 5), 2.0))
     pruner = stepped(net, "ratio", ratio=0.55, sparse_block=[4096, 4096])

@@ -72,6 +72,18 @@ def test_custom_update_threshold_decides_alone():
     assert masks_of(pruner) == [[[0, 1, 1, 1, 1, 0]]]  # ties are kept
 
 
+def test_a_hook_of_an_object_or_put_into_the_class_is_asked_too(monkeypatch):
+    pruner = UnstructuredPruner(net_of([[1, 2, 3, 4]]), "ratio", ratio=0.5)
+    pruner.update_threshold = lambda: setattr(pruner, "threshold", 1.5)
+    pruner.step()
+    assert masks_of(pruner) == [[[0, 1, 1, 1]]]
+    monkeypatch.setattr(
+        UnstructuredPruner, "update_threshold", lambda self: setattr(self, "threshold", 3.5)
+    )
+    pruner = stepped(net_of([[1, 2, 3, 4]]), "ratio", ratio=0.5)
+    assert masks_of(pruner) == [[[0, 0, 0, 1]]]
+
+
 def test_custom_update_threshold_is_not_asked_in_threshold_mode():
     pruner = stepped(net_of([[1, 2, 3]]), "threshold", MedianThreshold, threshold=2.5)
     assert masks_of(pruner) == [[[0, 0, 1]]]

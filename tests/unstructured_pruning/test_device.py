@@ -119,6 +119,7 @@ def test_all_is_sorted_on_a_device_where_the_bracket_misses(monkeypatch, bracket
     values = np.random.default_rng(0).standard_normal((25, 20))  # of which 100 are sampled
     pruner = stepped(net_of(values), "ratio", ratio=0.55)
     assert brackets == [True, False]
+    assert float(pruner.threshold) == np.sort(np.abs(values.astype("float32")), None)[275]
     np.testing.assert_array_equal(pruner.masks["w0"], sorted_masks([values], 0.55)[0])
 
 

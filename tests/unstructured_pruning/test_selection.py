@@ -11,13 +11,14 @@ from pruned_nets import (
     layouts,
     net_of,
     sorted_masks,
+    stepped,
     values_of,
 )
 
 from unstructured_pruner import (
     UnstructuredPruner,
 )
-from unstructured_pruning import host, sampling
+from unstructured_pruning import host, masking, sampling
 
 RATIOS = [1 / N, 0.0005, 0.3, 0.55, 0.9, 0.9995, 1 - 1 / N]
 
@@ -64,6 +65,40 @@ def test_every_count_is_exact_from_a_poor_sample(dtype, seed):
         pruner.step()
         for mask, wanted in zip(pruner.masks.values(), sorted_masks(arrays, ratio)):
             np.testing.assert_array_equal(mask.numpy(), wanted)
+
+
+@pytest.mark.usefixtures("small_sample")
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["host", "device"])
+@pytest.mark.parametrize("values", ["ties", "nan and infinity"])
+@pytest.mark.parametrize("block", [(1, 4), (3, 5)])
+def test_blocks_that_differ_in_size_from_a_poor_sample(monkeypatch, block, values, on_cpu):
+    monkeypatch.setattr(masking, "on_cpu", lambda *tensors: on_cpu)
+    rng = np.random.default_rng(0)
+    arrays = [np.round(4 * rng.standard_normal(shape)) / 4 for shape in ((50, 9), (7, 90), (31, 1))]
+    if values != "ties":
+        for array in arrays:
+            array[rng.random(array.shape) < 0.01] = np.nan
+            array[rng.random(array.shape) < 0.1] = np.inf
+    rows, columns = block
+    places = [
+        (i, np.s_[top : top + rows, left : left + columns])
+        for i, array in enumerate(arrays)
+        for top in range(0, array.shape[0], rows)
+        for left in range(0, array.shape[1], columns)
+    ]
+    blocks = [np.abs(arrays[i][where]) for i, where in places]
+    means, sizes = np.float32([b.sum() / b.size for b in blocks]), [b.size for b in blocks]
+    order = np.argsort(means, kind="stable")  # NaN comes last, and is kept
+    for ratio in np.linspace(0, 1, 21):
+        pruner = stepped(net_of(*arrays), "ratio", ratio=ratio, sparse_block=block)
+        keep, room = [np.ones(a.shape, bool) for a in arrays], round(ratio * sum(sizes))
+        for rank in order[~np.isnan(means[order])]:
+            room -= sizes[rank]
+            if room < 0:
+                break
+            keep[places[rank][0]][places[rank][1]] = False
+        for mask, wanted in zip(pruner.masks.values(), keep):
+            np.testing.assert_array_equal(mask.numpy(), wanted, str(ratio))
 
 
 @pytest.mark.parametrize(
