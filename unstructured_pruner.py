@@ -161,22 +161,21 @@ class UnstructuredPruner:
                 ties = masking.place_of(score, mask).update_mask(mask, score, threshold, ties)
 
     def _thresholds(self, scores: dict[str, paddle.Tensor | Blocks]) -> dict:
-        """Ratio mode: names that share a threshold -> it, and how many at it go all the same.
-
-        Sets `threshold` (or `thresholds`), too.
-        """
+        """Sets the exact thresholds. Names that share one -> it, how many at it go all the same."""
         checks.check_ratio(self.ratio)
-        together, ratios = self.distribution == "global", self.layer_ratios()
-        groups = [tuple(scores)] if together else [(name,) for name in scores]
-        sizes = [sum(size(self._weights[name]) for name in names) for names in groups]
-        pruned = [round(ratios[names[0]] * n) for names, n in zip(groups, sizes)]
-        ranked = [[scores[name] for name in names] for names in groups]
+        if self.distribution == "global":
+            ratios = {tuple(scores): self.ratio}
+        else:
+            ratios = {(name,): ratio for name, ratio in self.layer_ratios().items()}
+        sizes = [sum(size(self._weights[name]) for name in names) for names in ratios]
+        pruned = [round(ratio * n) for ratio, n in zip(ratios.values(), sizes)]
+        ranked = [[scores[name] for name in names] for names in ratios]
         found = masking.place_of(*scores.values()).smallest_kept(ranked, pruned)
-        if together:
+        if self.distribution == "global":
             self.threshold = found[0][0]
         else:
-            self.thresholds = {name: threshold for name, (threshold, _) in zip(scores, found)}
-        return dict(zip(groups, found))
+            self.thresholds = {name: value for (name,), (value, _) in zip(ratios, found)}
+        return dict(zip(ratios, found))
 
     def _overrides(self, hook: str) -> bool:
         """Whether a strategy has this method of its own."""

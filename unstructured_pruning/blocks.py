@@ -34,7 +34,6 @@ def common_size(weights: list[paddle.Tensor | Blocks]) -> int | None:
     """How many weights each block holds, 1 where there are no blocks; None where they differ."""
     if not isinstance(weights[0], Blocks):
         return 1
-    # Blocks of a matrix differ in its last row and column of them alone.
-    heights = {(b.heights[i], b.widths[j]) for b in weights for i in (0, -1) for j in (0, -1)}
-    sizes = {int(height * width) for height, width in heights}
+    # Of one weight, those of the last row and column alone may differ from the first.
+    sizes = {int(b.heights[i] * b.widths[j]) for b in weights for i in (0, -1) for j in (0, -1)}
     return sizes.pop() if len(sizes) == 1 else None

@@ -116,7 +116,7 @@ def _nan_as_infinity(magnitude: paddle.Tensor) -> paddle.Tensor:
 
 
 def _by_sorting(weights: list[paddle.Tensor | Blocks], pruned: int) -> tuple[paddle.Tensor, ...]:
-    """Threshold and ties where the bracket missed, or blocks differ in the weights they hold."""
+    """Threshold and ties where the bracket missed, or blocks differ in size."""
     magnitude = _concatenated(weights)
     sizes = paddle.concat([_sizes(weight) for weight in weights])
     ranked = _nan_as_infinity(magnitude)

@@ -93,24 +93,26 @@ def smallest_kept(
     nothing 0; the ties are those at it that go all the same. Of blocks as many go as hold at most
     `pruned` weights.
     """
-    return [_threshold_and_ties(group, n) for group, n in zip(groups, pruned)]
-
-
-def _threshold_and_ties(weights: list[paddle.Tensor | Blocks], pruned: int) -> tuple[float, int]:
-    # Values are counted; only where blocks differ in size, the weights that each of them holds.
-    each = common_size(weights)
-    if each:
-        pruned, total = pruned // each, sum(map(size, weights))
-    else:
-        total = sum(size(blocks.weight) for blocks in weights)
-    if pruned == 0:
-        return 0.0, 0
-    kth, smaller, tied = _kth_magnitude(weights, min(pruned, total - 1), total, each is None)
-    if each:
-        return kth, pruned - smaller
-    if tied is None:
-        tied = np.concatenate([n[means == kth] for means, n in _with_sizes(weights, differ=True)])
-    return kth, int(np.searchsorted(tied.cumsum(), pruned - smaller, side="right"))
+    found = []
+    for weights, count in zip(groups, pruned):
+        # Values are counted; only where blocks differ in size, the weights that each of them holds.
+        each = common_size(weights)
+        if each:
+            count, total = count // each, sum(map(size, weights))
+        else:
+            total = sum(size(blocks.weight) for blocks in weights)
+        threshold, ties = 0.0, 0
+        if count:
+            k, differ = min(count, total - 1), each is None
+            threshold, smaller, tied = _kth_magnitude(weights, k, total, differ)
+            ties = count - smaller
+            if differ and tied is None:
+                pieces = _with_sizes(weights, differ)
+                tied = np.concatenate([sizes[means == threshold] for means, sizes in pieces])
+            if differ:
+                ties = int(np.searchsorted(tied.cumsum(), ties, side="right"))
+        found.append((threshold, ties))
+    return found
 
 
 def _kth_magnitude(

@@ -103,11 +103,11 @@ def _names_of_parameters(model: nn.Layer) -> dict[str, dict[str, set[int]]]:
     def add(name: str, kind: str, parameters) -> None:
         meant.setdefault(name, {}).setdefault(kind, set()).update(map(id, parameters))
 
-    known = set(map(id, model.parameters()))
+    own = set(map(id, model.parameters()))
     for name, p in model.state_dict().items():  # a shared layer stands here under each of its names
         parts = name.split(".")
         for end in range(1, len(parts) + 1):
-            add(".".join(parts[:end]), "a structured name", [p] if id(p) in known else [])
+            add(".".join(parts[:end]), "a structured name", [p] if id(p) in own else [])
     for layer in model.sublayers(include_self=True):  # a full_name() is also that of copies
         add(layer.full_name(), "a layer's full_name()", layer.parameters())
     for p in model.parameters():

@@ -45,8 +45,8 @@ def test_gmp_goes_on_at_its_iteration():
 
 def test_gmps_ratio_before_the_first_step_is_that_of_the_step_before():
     done = GMPUnstructuredPruner(net_of([range(1, 17)]), ratio=0.75, configs=CONFIGS)
-    for taken in range(8):
-        configs = {**CONFIGS, "resume_iteration": taken}
+    for steps in range(8):
+        configs = {**CONFIGS, "resume_iteration": steps}
         pruner = GMPUnstructuredPruner(net_of([range(1, 17)]), ratio=0.75, configs=configs)
         assert pruner.ratio == done.ratio
         other = GMPUnstructuredPruner(net_of([range(1, 17)]), ratio=0.75, configs=CONFIGS)

@@ -83,8 +83,8 @@ def trained_by(name: str, options: dict, cleared: bool, groups: bool = False):
 
 def test_every_optimizer_of_paddle_is_known():
     there = {*paddle.optimizer.__all__} - {"Optimizer", "lr"}
-    known = {*moments.MOMENTS, *moments.REFUSED}
-    assert there <= known if paddle.__version__.startswith("2.") else there == known
+    listed = {*moments.MOMENTS, *moments.REFUSED}
+    assert there <= listed if paddle.__version__.startswith("2.") else there == listed
 
 
 @pytest.mark.parametrize("groups", [False, True], ids=["", "groups"])
