@@ -17,34 +17,27 @@ the pruner's: a pruned model is a plain model with zeros in it.
 
 from __future__ import annotations
 
-import difflib
 import math
-import numbers
-import operator
-import warnings
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from unstructured_pruning import masking, moments, schedules
-
-NORMS = (
-    nn.BatchNorm,
-    nn.BatchNorm1D,
-    nn.BatchNorm2D,
-    nn.BatchNorm3D,
-    nn.SyncBatchNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.InstanceNorm1D,
-    nn.InstanceNorm2D,
-    nn.InstanceNorm3D,
-    nn.LocalResponseNorm,
-    nn.SpectralNorm,
+from unstructured_pruning import checks, masking, moments, schedules
+from unstructured_pruning.blocks import Blocks, size
+from unstructured_pruning.parameters import (
+    NORMS,  # noqa: F401
+    Parts,
+    default_skip_params,
+    is_conv1x1,
+    lost_channels,
+    prunable_parameters,
+    skip_all_but_conv1x1,
+    sparsity,
+    sparsity_table,
+    unwrap,
 )
-TRANSPOSED = (nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose)
 
 
 class UnstructuredPruner:
@@ -67,9 +60,7 @@ class UnstructuredPruner:
             is that of a parameter or a layer, structured ('conv1.weight', 'conv1') or Paddle's own
             ('conv2d_0.w_0', 'conv2d_0'); a layer's name stands for all parameters in it, a
             full_name() for all copies of a layer, which share it. A name that means other
-            parameters as a structured name than as Paddle's own ('linear_1') is refused: Paddle
-            counts its names up in each process, so that a guess, or skipping both, would leave
-            other layers dense from run to run.
+            parameters as a structured name than as Paddle's own ('linear_1') is refused.
         local_sparsity: ratio mode prunes every parameter at `ratio`; the same as 'uniform' below.
         sparse_block: [m, n]: the m x n blocks of a weight, seen as a matrix [shape[0], the rest],
             are pruned or kept whole, by their mean magnitude. A ratio counts weights: as many
@@ -81,9 +72,8 @@ class UnstructuredPruner:
         prune_period: new masks at every so many steps; weights are masked at every step.
         optimizer: where given, its moments (momentum) of pruned weights are set to 0 as well, and
             its float32 originals of 16-bit weights (multi_precision). Step counters and learning
-            rates stay, so that kept weights move as without it. What is cleared of which optimizer
-            stands in `unstructured_pruning/moments.py`; Lamb, LBFGS and those that are not Paddle's
-            are refused.
+            rates stay, so that kept weights move as without it. `unstructured_pruning/moments.py`
+            has what is cleared of which one; Lamb, LBFGS and other libraries' are refused.
 
     A strategy of one's own overrides `scores()`, or as in PaddleSlim `mask_parameters()` and/or,
     in ratio mode, `update_threshold()`.
@@ -111,81 +101,45 @@ class UnstructuredPruner:
         prune_period: int = 1,
         optimizer: paddle.optimizer.Optimizer | None = None,
     ):
-        if mode not in ("ratio", "threshold"):
-            raise ValueError(f"mode must be 'ratio' or 'threshold', got {mode!r}")
-        if not 0 <= threshold < math.inf:
-            raise ValueError(f"threshold must be a finite number >= 0, got {threshold}")
-        _check_ratio(ratio)
-        if prune_params_type not in (None, "conv1x1_only"):
-            raise ValueError(
-                f"prune_params_type must be None or 'conv1x1_only', got {prune_params_type!r}"
-            )
-        block = list(sparse_block)
-        if len(block) != 2 or not all(_is_whole(n, 1) for n in block):
-            raise ValueError(f"sparse_block must be two whole numbers > 0, got {sparse_block}")
-        if not isinstance(distribution, dict) and distribution not in ("global", "uniform", "erk"):
-            raise ValueError(
-                f"distribution must be 'global', 'uniform', 'erk' or a dict, got {distribution!r}"
-            )
-        if local_sparsity and distribution not in ("global", "uniform"):
-            raise ValueError("local_sparsity=True is distribution='uniform'; give one of the two")
-        if mode == "threshold" and (local_sparsity or distribution != "global"):
-            raise ValueError("local_sparsity and distribution need mode 'ratio'")
-        if type(self).update_threshold is not _ours and (
-            local_sparsity or distribution != "global"
-        ):
-            raise ValueError(
-                "a strategy's own update_threshold() sets one threshold for all: it cannot have "
-                "local_sparsity or a distribution"
-            )
-        if not _is_whole(prune_period, 1):
-            raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
-        layers = _unwrap(model)
+        checks.check_arguments(
+            mode=mode,
+            threshold=threshold,
+            ratio=ratio,
+            prune_params_type=prune_params_type,
+            local_sparsity=local_sparsity,
+            sparse_block=sparse_block,
+            distribution=distribution,
+            prune_period=prune_period,
+            own_threshold=self._overrides("update_threshold"),
+        )
+        layers = unwrap(model)
         if skip_params_func is None:
-            conv1x1_only = prune_params_type == "conv1x1_only"
-            skip_params_func = skip_all_but_conv1x1 if conv1x1_only else default_skip_params
-        self.model = model
-        self.mode = mode
-        self.threshold = threshold
-        self.ratio = ratio
+            skip_params_func = skip_all_but_conv1x1 if prune_params_type else default_skip_params
+        self.model, self.mode = model, mode
+        self.threshold, self.ratio = threshold, ratio
         self.local_sparsity = local_sparsity
-        self.sparse_block = [int(n) for n in block]
+        self.sparse_block = [int(n) for n in sparse_block]
         self.distribution = "uniform" if local_sparsity else distribution
-        self.prune_period = prune_period
-        self.optimizer = optimizer
+        self.prune_period, self.optimizer = prune_period, optimizer
         self._moments = () if optimizer is None else moments.moments_of(optimizer)
         self.thresholds: dict[str, float] = {}  # of each parameter, unless there is one for all
         self.iteration = 0  # steps taken
-        self._skip_params_func = skip_params_func
         self.skip_params = set(skip_params_func(layers))
         self._weights = prunable_parameters(layers, self.skip_params)
-        self._note_parts(layers)
-        doubles = {str(weight.dtype).endswith("float64") for weight in self._weights.values()}
-        one_threshold = mode == "ratio" and self.distribution == "global" and block == [1, 1]
-        if len(doubles) > 1 and one_threshold:
-            raise ValueError(
-                "float64 weights and shorter ones cannot share a threshold: give another "
-                "distribution, or cast the model"
-            )
-        self.masks = {
-            name: paddle.ones_like(weight, dtype="bool") for name, weight in self._weights.items()
-        }
+        self._shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
+        self._parts = Parts(layers, self._weights, skip_params_func)
+        if mode == "ratio" and self.distribution == "global" and self.sparse_block == [1, 1]:
+            checks.check_dtypes(self._weights)
+        self.masks = {n: paddle.ones_like(w, dtype="bool") for n, w in self._weights.items()}
         if isinstance(distribution, dict):
-            self.ratio = self._mean_ratio(schedules.pattern_ratios(list(self.masks), distribution))
+            ratios = schedules.pattern_ratios(list(self.masks), distribution)
+            self.ratio = schedules.mean_ratio(ratios, self._shapes)
         self._static = False
-        self._scores: dict[
-            str, paddle.Tensor | masking.Blocks
-        ] = {}  # while a step looks for thresholds and masks
-        self._ties: dict[str, int] = {}  # how many at a group's threshold to prune all the same
 
     @paddle.no_grad()
     def step(self) -> None:
-        """New masks from the current weights, applied. To be called after every `opt.step()`.
-
-        Raises:
-            ValueError: the model has other prunable parameters than when the pruner was made.
-        """
-        self._check_parts()
+        """New masks from the current weights, applied. To be called after every `opt.step()`."""
+        self._parts.check()
         if not self._static and self._new_masks_due():
             self._update_masks()
         self.iteration += 1
@@ -194,74 +148,51 @@ class UnstructuredPruner:
     def _new_masks_due(self) -> bool:
         return self.iteration % self.prune_period == 0
 
-    def _note_parts(self, layers: nn.Layer) -> None:
-        """What step() looks at: all layers that hold others, and those that hold the weights."""
-        weights = set(map(id, self._weights.values()))
-        self._holders: list[dict] = []
-        for layer in layers.sublayers(include_self=True):
-            if layer._sub_layers:
-                self._holders += [layer._sub_layers, layer._parameters]
-            elif not weights.isdisjoint(map(id, layer._parameters.values())):
-                self._holders.append(layer._parameters)
-        self._parts = self._parts_now()
-
-    def _parts_now(self) -> list:
-        # dict's values(): an OrderedDict's own take twice the time.
-        return [part for holder in self._holders for part in dict.values(holder)]
-
-    def _check_parts(self) -> None:
-        """Only where a layer holds other objects than before, all names are looked up again."""
-        now = self._parts_now()
-        if len(now) == len(self._parts) and all(map(operator.is_, now, self._parts)):
-            return
-        layers, before = _unwrap(self.model), self._weights
-        try:
-            now = prunable_parameters(layers, set(self._skip_params_func(layers)))
-            wrong = _listed(n for n in {**before, **now} if before.get(n) is not now.get(n))
-        except ValueError as error:  # a skipped name is gone
-            wrong = str(error)
-        if wrong:
-            raise ValueError(
-                f"the model has other weights than when the pruner was made ({wrong}): make a new "
-                "pruner after replacing layers or parameters"
-            )
-        self._note_parts(layers)
-
     def _update_masks(self) -> None:
-        self.thresholds, self._ties, self._scores = {}, {}, self._all_scores()
-        if self.mode == "ratio":
+        scores = self._all_scores()
+        self.thresholds = {}
+        exact = self.mode == "ratio" and not self._overrides("update_threshold")
+        if self.mode == "ratio" and not exact:
             self.update_threshold()
-        for names in self._groups():
-            threshold = self.thresholds.get(names[0], self.threshold)
-            ties = self._ties.get(names[0], 0)
+        found = self._thresholds(scores) if exact else {tuple(scores): (self.threshold, 0)}
+        for names, (threshold, ties) in found.items():
             for name in names:
-                ties = self._update_mask(name, threshold, ties)
-        self._scores = {}
+                score, mask = scores[name], self.masks[name]
+                ties = masking.place_of(score, mask).update_mask(mask, score, threshold, ties)
 
-    def _update_mask(self, name: str, threshold: float, ties: int) -> int:
-        scores, mask = self._scores[name], self.masks[name]
-        if self.sparse_block == [1, 1]:
-            return masking.update_mask(mask, scores, threshold, ties)
-        keep = paddle.to_tensor(np.ones(scores.shape, bool), place=mask.place)
-        ties = masking.update_mask(keep, scores, threshold, ties)
-        masking.spread_blocks(keep, mask, *self.sparse_block)
-        return ties
+    def _thresholds(self, scores: dict[str, paddle.Tensor | Blocks]) -> dict:
+        """Sets the exact thresholds. Names that share one -> it, how many at it go all the same."""
+        checks.check_ratio(self.ratio)
+        if self.distribution == "global":
+            ratios = {tuple(scores): self.ratio}
+        else:
+            ratios = {(name,): ratio for name, ratio in self.layer_ratios().items()}
+        sizes = [sum(size(self._weights[name]) for name in names) for names in ratios]
+        pruned = [round(ratio * n) for ratio, n in zip(ratios.values(), sizes)]
+        ranked = [[scores[name] for name in names] for names in ratios]
+        found = masking.place_of(*scores.values()).smallest_kept(ranked, pruned)
+        if self.distribution == "global":
+            self.threshold = found[0][0]
+        else:
+            self.thresholds = {name: value for (name,), (value, _) in zip(ratios, found)}
+        return dict(zip(ratios, found))
 
-    def _all_scores(self) -> dict[str, paddle.Tensor | masking.Blocks]:
+    def _overrides(self, hook: str) -> bool:
+        """Whether a strategy has this method of its own."""
+        return getattr(getattr(self, hook), "__func__", None) is not OURS[hook]
+
+    def _all_scores(self) -> dict[str, paddle.Tensor | Blocks]:
         """What is ranked, by name: scores of weights or blocks."""
-        custom = type(self).scores is not UnstructuredPruner.scores
-        result = {}
+        custom, result = self._overrides("scores"), {}
         for name, weight in self._weights.items():
             # A weight stands for its own magnitudes: masking ranks |x|, without a copy.
-            result[name] = self.scores(name, weight).detach() if custom else weight
-            if not result[name].is_floating_point():
-                result[name] = result[name].astype("float32")
-            if list(result[name].shape) != list(weight.shape):
-                raise ValueError(
-                    f"the scores of {name} are {list(result[name].shape)}, it is {weight.shape}"
-                )
-            if self.sparse_block != [1, 1]:
-                result[name] = masking.Blocks(result[name], *self.sparse_block)
+            score = self.scores(name, weight).detach() if custom else weight
+            shape, wanted = list(score.shape), self._shapes[name]
+            if shape != wanted:
+                raise ValueError(f"the scores of {name} are {shape}, it is {wanted}")
+            score = score if score.is_floating_point() else score.astype("float32")
+            blocks = self.sparse_block != [1, 1]
+            result[name] = Blocks(score, *self.sparse_block) if blocks else score
         return result
 
     def scores(self, name: str, param: paddle.Tensor) -> paddle.Tensor:
@@ -271,29 +202,9 @@ class UnstructuredPruner:
         """
         return param.abs()
 
-    def _groups(self) -> list[list[str]]:
-        """Names that share a threshold."""
-        if self.distribution == "global":
-            return [list(self._weights)]
-        return [[name] for name in self._weights]
-
     def layer_ratios(self) -> dict[str, float]:
         """The ratio of every parameter under the distribution, for the current `ratio`."""
-        if isinstance(self.distribution, dict):
-            ratios = schedules.pattern_ratios(list(self._weights), self.distribution)
-            whole = self._mean_ratio(ratios)  # a schedule moves `ratio` between 0 and this
-            moved = self.ratio / whole if whole else 0.0
-            if moved * max(ratios.values()) > 1:
-                raise ValueError(f"ratio {self.ratio} is beyond what the distribution allows")
-            return {name: ratio * moved for name, ratio in ratios.items()}
-        if self.distribution == "erk":
-            shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
-            return schedules.erk_ratios(shapes, self.ratio)
-        return dict.fromkeys(self._weights, self.ratio)
-
-    def _mean_ratio(self, ratios: dict[str, float]) -> float:
-        sizes = {name: masking.size(weight) for name, weight in self._weights.items()}
-        return sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())
+        return schedules.layer_ratios(self.distribution, self._shapes, self.ratio)
 
     @paddle.no_grad()
     def update_params(self) -> None:
@@ -301,12 +212,12 @@ class UnstructuredPruner:
 
         Calling it again changes nothing, unless a mask_parameters() of one's own does.
         """
-        custom = type(self).mask_parameters is not UnstructuredPruner.mask_parameters
+        custom = self._overrides("mask_parameters")
         for name, weight in self._weights.items():
             if custom:  # float * bool is an error on Paddle 3
                 self.mask_parameters(weight, self.masks[name].astype(weight.dtype))
             else:
-                masking.zero_masked(weight, self.masks[name])
+                masking.place_of(weight).zero_masked(weight, self.masks[name])
         if self.optimizer is not None:
             masks = {weight.name: self.masks[name] for name, weight in self._weights.items()}
             moments.clear(self.optimizer, self._moments, masks)
@@ -316,27 +227,14 @@ class UnstructuredPruner:
         """Ratio mode: sets `threshold` (or `thresholds`) to the smallest score to keep.
 
         An overriding method sets `self.threshold`, which then decides alone: every weight at it is
-        kept. (This one also counts the weights at the threshold that have to go for the exact
-        ratio.)
+        kept, also where that misses the ratio.
         """
-        _check_ratio(self.ratio)
-        scores, ratios = self._scores or self._all_scores(), self.layer_ratios()
-        groups = self._groups()
-        ranked = [[scores[name] for name in names] for names in groups]
-        sizes = [sum(masking.size(self._weights[name]) for name in names) for names in groups]
-        pruned = [round(ratios[names[0]] * size) for names, size in zip(groups, sizes)]
-        for names, (threshold, ties) in zip(groups, masking.smallest_kept(ranked, pruned)):
-            if self.distribution == "global":
-                self.threshold = threshold
-            else:
-                self.thresholds[names[0]] = threshold
-            if type(self).update_threshold is _ours:
-                self._ties[names[0]] = ties
+        self._thresholds(self._all_scores())
 
     @paddle.no_grad()
     def mask_parameters(self, param, mask) -> None:
         """Sets `param` to 0, in place, where `mask` (bool, or 0 and 1 in any dtype) is 0."""
-        masking.zero_masked(param, mask.astype("bool"))
+        masking.place_of(param).zero_masked(param, mask)
 
     @paddle.no_grad()
     def set_static_masks(self) -> None:
@@ -347,25 +245,24 @@ class UnstructuredPruner:
 
     def summarize_weights(self, model: nn.Layer, ratio: float = 0.1) -> float:
         """The threshold that prunes `ratio` of the model's weights that are prunable by default."""
-        _check_ratio(ratio)
+        checks.check_ratio(ratio)
         weights = list(prunable_parameters(model).values())
-        total = sum(map(masking.size, weights))
-        ((threshold, _),) = masking.smallest_kept([weights], [round(ratio * total)])
-        threshold = float(threshold)
-        if round(ratio * total) == total:  # it is the largest magnitude, which is to go as well
-            threshold = float(np.nextafter(np.float32(threshold), np.float32(math.inf)))
-        return threshold
+        total = sum(map(size, weights))
+        pruned = round(ratio * total)
+        ((threshold, _),) = masking.place_of(*weights).smallest_kept([weights], [pruned])
+        if pruned == total:  # it is the largest magnitude, which is to go as well
+            return float(np.nextafter(np.float32(float(threshold)), np.float32(math.inf)))
+        return float(threshold)
 
     @staticmethod
     def total_sparse(model: nn.Layer) -> float:
         """Zeros over all parameters, norms and biases included, as a fraction."""
-        return sparsity(dict(_unwrap(model).named_parameters()))
+        return sparsity(dict(unwrap(model).named_parameters()))
 
     @staticmethod
     def total_sparse_conv1x1(model: nn.Layer) -> float:
         """Zeros over the weights of all 1x1 convolutions; 0.0 where there are none."""
-        parameters = _unwrap(model).named_parameters()
-        return sparsity({name: weight for name, weight in parameters if _is_conv1x1(weight)})
+        return sparsity({n: p for n, p in unwrap(model).named_parameters() if is_conv1x1(p)})
 
     def target_reached(self) -> bool:
         """Whether the masks are at their final ratio, so that accuracies may be compared."""
@@ -373,7 +270,7 @@ class UnstructuredPruner:
 
     def prunable_sparsity(self) -> float:
         """Zeros over the prunable weights, as a fraction."""
-        self._check_parts()
+        self._parts.check()
         return sparsity(self._weights)
 
     def state_dict(self) -> dict:
@@ -395,32 +292,31 @@ class UnstructuredPruner:
         Raises:
             ValueError: the masks are not those of this model.
         """
-        wanted = {name: list(mask.shape) for name, mask in self.masks.items()}
-        given = {name: list(mask.shape) for name, mask in state["masks"].items()}
-        if given != wanted:
-            names = sorted(n for n in {*given, *wanted} if given.get(n) != wanted.get(n))
-            raise ValueError(f"these masks do not fit the model: {', '.join(names)}")
+        shapes = {name: list(mask.shape) for name, mask in state["masks"].items()}
+        if shapes != self._shapes:
+            names = {*shapes, *self._shapes}
+            wrong = sorted(n for n in names if shapes.get(n) != self._shapes.get(n))
+            raise ValueError(f"these masks do not fit the model: {', '.join(wrong)}")
         values = {key: state[key] for key in ("threshold", "thresholds", "ratio", "iteration")}
-        static = state["static"]
+        self._static = state["static"]
         for name, mask in self.masks.items():
-            given = paddle.to_tensor(np.asarray(state["masks"][name]), place=mask.place)
-            paddle.assign(given.astype("bool"), output=mask)
-        self._static = static
+            new = paddle.to_tensor(np.asarray(state["masks"][name]), place=mask.place)
+            paddle.assign(new.astype("bool"), output=mask)
         for key, value in values.items():
             setattr(self, key, value)
         self.update_params()
 
     def lost_channels(self) -> dict[str, tuple[int, int]]:
         """Of each parameter with output channels whose weights are all 0: how many, of how many."""
-        self._check_parts()
-        return lost_channels(_unwrap(self.model), self._weights)
+        self._parts.check()
+        return lost_channels(self.model, self._weights)
 
     def __str__(self) -> str:
-        self._check_parts()
-        return sparsity_table(_unwrap(self.model), self._weights)
+        self._parts.check()
+        return sparsity_table(self.model, self._weights)
 
 
-_ours = UnstructuredPruner.update_threshold
+OURS = dict(vars(UnstructuredPruner))  # see _overrides
 
 
 class GMPUnstructuredPruner(UnstructuredPruner):
@@ -458,20 +354,20 @@ class GMPUnstructuredPruner(UnstructuredPruner):
     ):
         super().__init__(
             model,
-            "ratio",
-            0.0,
-            ratio,
-            prune_params_type,
-            skip_params_func,
-            local_sparsity,
-            sparse_block,
+            mode="ratio",
+            threshold=0.0,
+            ratio=ratio,
+            prune_params_type=prune_params_type,
+            skip_params_func=skip_params_func,
+            local_sparsity=local_sparsity,
+            sparse_block=sparse_block,
             distribution=distribution,
             prune_period=1 if prune_period is None else prune_period,
             optimizer=optimizer,
         )
         self.prune_period = prune_period
         self.target_ratio = self.ratio
-        self.configs = _checked_configs(configs, self.target_ratio)
+        self.configs = checks.gmp_configs(configs, self.target_ratio)
         self.iteration = self.configs.pop("resume_iteration")
         self.ratio = self.ratio_at(self.iteration - 1)
         self._masks_ratio = 0.0  # they are all True so far, also after a resume_iteration
@@ -500,202 +396,3 @@ class GMPUnstructuredPruner(UnstructuredPruner):
     def set_state_dict(self, state: dict) -> None:
         super().set_state_dict(state)
         self._masks_ratio = self.ratio
-
-
-def _checked_configs(configs: dict | None, target: float) -> dict:
-    configs = {"resume_iteration": 0, **(configs or {})}
-    if "tuning_iterations" in configs:
-        configs["tunning_iterations"] = configs.pop("tuning_iterations")
-    counts = ("stable_iterations", "pruning_iterations", "tunning_iterations", "resume_iteration")
-    wanted = (*counts, "pruning_steps", "initial_ratio")
-    missing = ", ".join(name for name in wanted if name not in configs)
-    further = ", ".join(str(name) for name in configs if name not in wanted)
-    if missing:
-        odd = f"; of no use: {further}" if further else ""
-        raise ValueError(f"configs must have the keys {', '.join(wanted)}; missing: {missing}{odd}")
-    if further:
-        warnings.warn(f"keys of configs that have no use here: {further}", stacklevel=3)
-    configs = {name: configs[name] for name in wanted}
-    for name in (*counts, "pruning_steps"):
-        least = 1 if name == "pruning_steps" else 0
-        if not _is_whole(configs[name], least):
-            raise ValueError(f"{name} must be a whole number >= {least}, got {configs[name]!r}")
-        configs[name] = int(configs[name])
-    if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
-        raise ValueError(
-            f"pruning_steps must be at most pruning_iterations={configs['pruning_iterations']}, "
-            f"got {configs['pruning_steps']}"
-        )
-    if not 0 <= configs["initial_ratio"] <= target:
-        raise ValueError(
-            f"initial_ratio must be in [0, ratio={target}], got {configs['initial_ratio']}"
-        )
-    return configs
-
-
-def default_skip_params(model: nn.Layer) -> set[str]:
-    """Structured names of what is not pruned: normalisation layers, parameters below two dims."""
-    skipped = {name for name, p in model.named_parameters() if len(p.shape) < 2}
-    for prefix, layer in model.named_sublayers(include_self=True):
-        if isinstance(layer, NORMS):
-            skipped.update(name for name, _ in layer.named_parameters(prefix=prefix))
-    return skipped
-
-
-def skip_all_but_conv1x1(model: nn.Layer) -> set[str]:
-    """Structured names of all but the weights of 1x1 convolutions."""
-    return {name for name, p in model.named_parameters() if not _is_conv1x1(p)}
-
-
-def _is_conv1x1(param: paddle.Tensor) -> bool:
-    return len(param.shape) == 4 and list(param.shape[2:]) == [1, 1]
-
-
-def prunable_parameters(model: nn.Layer, skip_params=None) -> dict[str, paddle.Tensor]:
-    """Structured name -> parameter, in the model's order, each once, without the skipped ones.
-
-    Raises:
-        ValueError: a skipped name is not in the model or means two things, or nothing is left to
-            prune.
-    """
-    model = _unwrap(model)
-    skip_params = default_skip_params(model) if skip_params is None else skip_params
-    meant = _names_of_parameters(model)
-    # In Paddle a BatchNorm's running mean and variance are parameters; they are no weights.
-    skipped = {
-        id(p)
-        for layer in model.sublayers(include_self=True)
-        if isinstance(layer, NORMS)
-        for p in layer.parameters()
-        if p.stop_gradient
-    }
-    for name in sorted(skip_params):
-        if name not in meant:
-            close = difflib.get_close_matches(name, meant, n=3, cutoff=0.3) or list(meant)[:3]
-            raise ValueError(
-                f"no layer or parameter is named {name!r}; there are {', '.join(close)}, ..."
-            )
-        meanings = meant[name]
-        if len(set(map(frozenset, meanings.values()))) > 1:
-            named = [(n, id(p)) for n, p in model.named_parameters()]
-            each = (
-                f"as {kind} {_listed([n for n, i in named if i in ids])}"
-                for kind, ids in meanings.items()
-            )
-            raise ValueError(
-                f"{name!r} means different parameters: {'; '.join(each)}. Give the structured "
-                "names of the parameters"
-            )
-        skipped |= set.union(*meanings.values())
-    weights = {
-        name: p
-        for name, p in model.named_parameters()
-        if id(p) not in skipped and p.is_floating_point() and masking.size(p)
-    }
-    if not weights:
-        raise ValueError("there is nothing to prune: every parameter of the model is skipped")
-    return weights
-
-
-def _names_of_parameters(model: nn.Layer) -> dict[str, dict[str, set[int]]]:
-    """Every name that means parameters of the model -> as what kind of name -> their ids."""
-    meant: dict[str, dict[str, set[int]]] = {}
-
-    def add(name: str, kind: str, parameters) -> None:
-        meant.setdefault(name, {}).setdefault(kind, set()).update(map(id, parameters))
-
-    known = set(map(id, model.parameters()))
-    for name, p in model.state_dict().items():  # a shared layer stands here under each of its names
-        parts = name.split(".")
-        for end in range(1, len(parts) + 1):
-            add(".".join(parts[:end]), "a structured name", [p] if id(p) in known else [])
-    for layer in model.sublayers(include_self=True):  # a full_name() is also that of copies
-        add(layer.full_name(), "a layer's full_name()", layer.parameters())
-    for p in model.parameters():
-        add(p.name, "a parameter's Paddle name", [p])
-    return meant
-
-
-def sparsity(parameters: dict[str, paddle.Tensor]) -> float:
-    """Zeros over all weights of the parameters, as a fraction; 0.0 where there are no weights."""
-    total = sum(masking.size(p) for p in parameters.values())
-    return sum(masking.zeros(p) for p in parameters.values()) / total if total else 0.0
-
-
-def lost_channels(
-    model: nn.Layer, parameters: dict[str, paddle.Tensor]
-) -> dict[str, tuple[int, int]]:
-    """Of each parameter with output channels whose weights are all 0: how many, of how many.
-
-    (Parameters below two dimensions have none.)
-    """
-    parameters = {name: p for name, p in parameters.items() if len(p.shape) > 1}
-    if not parameters:
-        return {}
-    layers = _unwrap(model).sublayers(include_self=True)
-    owners = {id(p): layer for layer in layers for p in layer.parameters(include_sublayers=False)}
-    shapes = [_by_channel(owners[id(p)], p.shape) for p in parameters.values()]
-    kept = [p.astype("bool").reshape(s).any([1, 3]) for p, s in zip(parameters.values(), shapes)]
-    counts = paddle.stack([channels.astype("int64").sum() for channels in kept]).tolist()
-    channels = [groups * outputs for groups, _, outputs, _ in shapes]
-    lost = {name: (n - count, n) for name, n, count in zip(parameters, channels, counts)}
-    return {name: (n, of) for name, (n, of) in lost.items() if n}
-
-
-def _by_channel(layer: nn.Layer, shape: list[int]) -> list[int]:
-    """The shape as [groups, inputs, output channels of a group, the rest of a kernel]."""
-    if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]
-        return [layer._groups, shape[0] // layer._groups, shape[1], -1]
-    if len(shape) == 2 and not isinstance(layer, nn.RNNCellBase):  # [C_in, C_out], for x @ weight
-        return [1, shape[0], shape[1], 1]
-    return [1, 1, shape[0], -1]  # [C_out, ...]
-
-
-def sparsity_table(model: nn.Layer, prunable: dict[str, paddle.Tensor]) -> str:
-    """A line for each prunable parameter, then for all of those, the rest, and everything.
-
-    `channels` tells, where output channels have no weight left, how many of how many have one.
-    """
-    lost = lost_channels(model, prunable)
-    rows = [
-        (name, str(list(p.shape)), masking.size(p), masking.zeros(p), lost.get(name))
-        for name, p in prunable.items()
-    ]
-    everything = dict(_unwrap(model).named_parameters()).values()
-    weights, zeros = sum(row[2] for row in rows), sum(row[3] for row in rows)
-    all_weights, all_zeros = sum(map(masking.size, everything)), sum(map(masking.zeros, everything))
-    rows.append(("prunable", "", weights, zeros, None))
-    rows.append(("not pruned", "", all_weights - weights, all_zeros - zeros, None))
-    rows.append(("all", "", all_weights, all_zeros, None))
-    cells = [("layer", "shape", "weights", "zeros", "sparsity", "channels")]
-    for name, shape, size, zero, channels in rows:
-        fraction = f"{zero / size:.2%}" if size else "-"
-        left = f"{channels[1] - channels[0]}/{channels[1]}" if channels else ""
-        cells.append((name, shape, f"{size:,}", f"{zero:,}", fraction, left))
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join(
-        " ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
-    )
-
-
-def _check_ratio(ratio: float) -> None:
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio must be in [0, 1], got {ratio}")
-
-
-def _is_whole(value, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= least
-
-
-def _listed(names) -> str:
-    names = list(names)
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _unwrap(model: nn.Layer) -> nn.Layer:
-    if not paddle.in_dynamic_mode():
-        raise ValueError("pruning needs dynamic graphs: call paddle.disable_static() first")
-    if not isinstance(model, nn.Layer):
-        give = "its .network" if isinstance(model, paddle.Model) else "the network itself"
-        raise ValueError(f"model must be a paddle.nn.Layer, got {type(model)}: give {give}")
-    return model._layers if isinstance(model, paddle.DataParallel) else model

@@ -43,7 +43,7 @@ from unstructured_pruner import (
     UnstructuredPruner,
     prunable_parameters,
 )
-from unstructured_pruning import masking
+from unstructured_pruning import host
 
 PROGRAM = ["-W", "ignore", "-m", "benchmarks.pruner_step"]  # this one, in another process
 PRUNERS = {
@@ -200,7 +200,7 @@ class Linears:
         width = min(WIDEST, math.isqrt(size // 4))
         layers = [nn.Linear(width, width, bias_attr=False) for _ in range(round(size / width**2))]
         self.model = nn.Sequential(*layers)
-        self.weights = [masking._memory(layer.weight) for layer in layers]
+        self.weights = [host.memory(layer.weight) for layer in layers]
         self.copies = [weight.copy() for weight in self.weights]
         self.size = sum(weight.size for weight in self.weights)
 

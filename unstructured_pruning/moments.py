@@ -6,8 +6,6 @@ and what is shared by a whole tensor stay, so that kept weights move as without 
 
 from __future__ import annotations
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-
 import paddle
 
 from unstructured_pruning import masking
@@ -65,8 +63,8 @@ def clear(optimizer, moments: tuple[str, ...], masks: dict[str, paddle.Tensor]) 
     for name, original in getattr(optimizer, "_master_weights", {}).items():
         if name in masks:  # moments stand under the name of what the optimizer updates
             masks[original.name] = masks[name]
-            masking.zero_masked(original, masks[name])
+            masking.place_of(original).zero_masked(original, masks[name])
     for accumulator, values in optimizer._accumulators.items():
         if accumulator.endswith(moments):  # Optimizer(name="x") puts "x_" before it
             for name in values.keys() & masks.keys():
-                masking.zero_masked(values[name], masks[name])
+                masking.place_of(values[name]).zero_masked(values[name], masks[name])

@@ -65,3 +65,24 @@ def pattern_ratios(names: list[str], patterns: dict[str, float]) -> dict[str, fl
         name: next((r for p, r in patterns.items() if fnmatch.fnmatchcase(name, p)), 0.0)
         for name in names
     }
+
+
+def layer_ratios(
+    distribution: str | dict[str, float], shapes: dict[str, list[int]], ratio: float
+) -> dict[str, float]:
+    """The ratio of every parameter where all together are pruned at `ratio`."""
+    if distribution == "erk":
+        return erk_ratios(shapes, ratio)
+    if not isinstance(distribution, dict):
+        return dict.fromkeys(shapes, ratio)
+    ratios = pattern_ratios(list(shapes), distribution)
+    whole = mean_ratio(ratios, shapes)  # a schedule moves `ratio` between 0 and this
+    scale = ratio / whole if whole else 0.0
+    if scale * max(ratios.values()) > 1:
+        raise ValueError(f"ratio {ratio} is beyond what the distribution allows")
+    return {name: scale * own for name, own in ratios.items()}
+
+
+def mean_ratio(ratios: dict[str, float], shapes: dict[str, list[int]]) -> float:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    return sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())
