@@ -35,6 +35,7 @@ from paddle.optimizer import lr
 from readers.loader import Loader
 from readers.sampler import EpochBatchSampler
 from tasks import TASKS
+from tasks.lines import say
 from tasks.measure import class_names, evaluate
 from training import checkpoint, folders, initial, ranks, report, resume
 from training.process import set_up_process
@@ -116,7 +117,7 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
     """None: there is nothing left to do."""
     saved = resume.find(args)
     if saved and resume.is_complete(args, saved):
-        report.say(f"{saved.folder} is the end of this training: nothing is left to do")
+        say(f"{saved.folder} is the end of this training: nothing is left to do")
         return None
     started_from = saved.started_from if saved else initial.starting_weights(args)
     seed = initial.mixed_seed(args.seed, started_from)

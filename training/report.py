@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -118,7 +119,8 @@ def epoch(run: Run, record: dict) -> None:
 
 
 def end(args) -> None:
-    saved = (folders.Path(args.model_path) / folders.STATE).resolve().parent
+    """Where the newest checkpoint is, and the command that measures it."""
+    saved = (Path(args.model_path) / folders.STATE).resolve().parent
     data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
     measure = command("evaluate.py", "--pruned_model", args.model_path, *data_dir)
     say(f"saved {saved}; to measure it:\n{measure}")
