@@ -16,7 +16,7 @@ from conftest import ROOT, error_line, metrics, weights
 
 import evaluate
 import train
-from demos import detect, shapes
+from demos import shapes
 from readers.loader import Loader
 from readers.sampler import EpochBatchSampler
 from readers.voc import Objects, VOCDataset
@@ -315,19 +315,3 @@ def test_a_broken_picture_or_annotation_ends_in_one_line(voc, tmp_path, capfd):
     )  # training is kept
     annotation.write_text(annotation.read_text().replace("<name>", "<name>un"))
     assert f"{annotation}: object 1 is of unknown class" in refused(capfd, *options)
-
-
-def test_the_demo(tmp_path, capfd):
-    detect.main(["--pictures", "8", "--dense_epochs", "1", "--epochs", "1", "--out", str(tmp_path)])
-    lines = capfd.readouterr().out.splitlines()
-    result = json.loads(lines[-1])
-    assert list(result) == [
-        "map_dense",
-        "map_pruned",
-        "map_control",
-        "prunable_sparsity",
-        "seconds",
-    ]
-    assert result["prunable_sparsity"] == pytest.approx(0.565, abs=1e-5)
-    rows = [line for line in lines if line.startswith("|")]
-    assert [row.split("|")[1].strip() for row in rows[2:]] == ["dense", "pruned", "control"]
