@@ -19,13 +19,16 @@ def text(document: str) -> str:
 
 
 def blocks(document: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text(document), re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
+    return [block for name, block in fenced if name == language]
 
 
 def commands(document: str) -> list[str]:
-    """The lines of the bash blocks; a line that ends with a backslash goes on in the next."""
-    joined = (re.sub(r"\s*\\\n\s*", " ", block) for block in blocks(document, "bash"))
-    return [line for block in joined for line in block.splitlines() if line.strip()]
+    """The command lines, without comments; after a backslash one goes on in the next line."""
+    shown = [*blocks(document, "bash"), *blocks(document, "")]
+    joined = "".join(re.sub(r"\s*\\\n\s*", " ", block) for block in shown)
+    lines = [line.partition(" #")[0].rstrip() for line in joined.splitlines()]
+    return [line for line in lines if re.match(r"(python[\d.]*|bash|for|pip) ", line)]
 
 
 def inline_code(document: str) -> list[str]:
