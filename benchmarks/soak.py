@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from benchmarks.peer import ROOT
-from training import checkpoint
+from training import checkpoint, folders
 from training.command_line import number, one_line_errors
 
 OPTIONS = ["--data", "digits", "--scale", "0.25", "--use_gpu", "false", "--num_workers", "0"]
@@ -81,18 +81,19 @@ def wait(process: subprocess.Popen, event=lambda: False, pause=0.05, seconds=600
 
 def difference(first: Path, second: Path) -> str:
     """What differs between the ends of two trainings; '' where they are equal bit for bit."""
-    a, b = checkpoint.find_latest(first), checkpoint.find_latest(second)
-    if a is None or b is None or a.name != b.name:
-        return f"the newest checkpoints: {a} and {b}"
+    a, b = folders.find_latest(first), folders.find_latest(second)
+    if a is None or b is None or a.position != b.position:
+        return f"the newest checkpoints: {a and a.folder} and {b and b.folder}"
+    a, b = a.folder, b.folder
     for folder, latest in ((first, a), (second, b)):
-        if (link := folder / checkpoint.STATE).resolve().parent != latest.resolve():
+        if (link := folder / folders.STATE).resolve().parent != latest.resolve():
             return f"a link: {link} is not that of {latest.name}"
     parts = {
-        "weights": lambda folder, latest: checkpoint.read_arrays(checkpoint.find_weights(latest)),
-        "best weights": lambda folder, latest: checkpoint.read_arrays(folder / checkpoint.BEST),
-        "optimizer": lambda folder, latest: checkpoint.read_arrays(latest / checkpoint.OPTIMIZER),
-        "masks": lambda folder, latest: dict(np.load(latest / checkpoint.MASKS)),
-        "metrics": lambda folder, latest: dict(enumerate(untimed(checkpoint._metrics(folder)))),
+        "weights": lambda folder, latest: checkpoint.read_arrays(folders.find_weights(latest)),
+        "best weights": lambda folder, latest: checkpoint.read_arrays(folder / folders.BEST),
+        "optimizer": lambda folder, latest: checkpoint.read_arrays(latest / folders.OPTIMIZER),
+        "masks": lambda folder, latest: dict(np.load(latest / folders.MASKS)),
+        "metrics": lambda folder, latest: dict(enumerate(untimed(folders.read_metrics(folder)))),
     }
     for part, read in parts.items():
         here, there = read(first, a), read(second, b)
@@ -151,7 +152,7 @@ class Training:
     def kill(self, rank: str, saving: bool, rng: np.random.Generator) -> bool:
         """Starts it and kills it; False where it ended before."""
         there: dict[str, psutil.Process] = {}
-        before, seen = set(checkpoint._saved(self.killed)), set()
+        before, seen = set(folders.checkpoints(self.killed)), set()
         let_pass = rng.integers(4)  # saves, so that the training gets on
         start, process = time.time(), self.start(self.killed)
 
@@ -160,7 +161,7 @@ class Training:
             return set(self.ranks) <= set(there)
 
         def saved_enough() -> bool:
-            seen.update(checkpoint._saved(self.killed))
+            seen.update(folders.checkpoints(self.killed))
             return len(seen - before) >= let_pass
 
         def save_under_way() -> bool:  # the hidden folder that an earlier kill left is older
@@ -187,8 +188,10 @@ class Training:
         return True
 
     def reached(self) -> str:
-        states = [checkpoint.verify(path) for path in checkpoint._saved(self.killed).values()]
-        return f"newest checkpoint at step {states[-1]['step']}" if states else "no checkpoint yet"
+        all_saved = [folders.verified(p) for p in folders.checkpoints(self.killed).values()]
+        return (
+            f"newest checkpoint at step {all_saved[-1].step}" if all_saved else "no checkpoint yet"
+        )
 
 
 def soak(trainings: list[Training], kills: int) -> None:

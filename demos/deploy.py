@@ -33,24 +33,24 @@ if __name__ == "__main__":
 
 import paddle
 
-import export
 import runtimes
 from benchmarks.report import markdown
-from training import checkpoint
-from training.trained import trained_options
+from training import checkpoint, folders, train_state
+from training.options import parse_export
+from training.trained import complete
 
 
 def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, float]:
     """Median seconds of one picture, by form."""
-    weights = checkpoint.find_weights(checkpoint_path)
-    argv = ["--format", "onnx", "--out", str(exports)]
-    task, options, _ = trained_options(export.parse, argv, weights.parent)
-    model = task.make_model(options)
+    weights = folders.find_weights(checkpoint_path)
+    args = parse_export("", ["--format", "onnx", "--out", str(exports)])
+    task = complete(args, train_state.read(weights.parent))
+    model = task.make_model(args)
     checkpoint.load_weights(model, weights)
     model.eval()
     networks = {"checkpoint": model}
     networks.update({name: runtimes.load(name, exports, 1, 1) for name in runtimes.NAMES})
-    picture = paddle.randn([1, *task.input_shape(options)])
+    picture = paddle.randn([1, *task.input_shape(args)])
     seconds = {name: [] for name in networks}
     with paddle.no_grad():
         for _ in range(rounds):
@@ -64,7 +64,7 @@ def latencies(checkpoint_path: Path, exports: Path, rounds: int) -> dict[str, fl
 
 def size(folder: Path, form: str) -> int:
     if form == "checkpoint":
-        return checkpoint.find_weights(folder).stat().st_size
+        return folders.find_weights(folder).stat().st_size
     return sum((folder / name).stat().st_size for name in runtimes.files(form, folder))
 
 

@@ -31,7 +31,7 @@ from benchmarks.peer import ROOT, with_project
 from benchmarks.report import cpu_name, markdown
 from readers.loader import available_cores
 from readers.small_images import FashionMNIST
-from training import checkpoint
+from training import checkpoint, folders, train_state
 from training.command_line import number, one_line_errors
 
 SUBSET = 10_000
@@ -147,11 +147,9 @@ class Suite:
             program("evaluate.py", "--pruned_model", str(folder), "--num_workers", "0",
                     "--use_gpu", "false", "--json", *data)[0]
         )  # fmt: skip
-        state = checkpoint.read_state(folder)
-        records = [
-            json.loads(line) for line in (folder / checkpoint.METRICS).read_text().splitlines()
-        ]
-        path = folder / checkpoint.WEIGHTS
+        saved = train_state.read(folder)
+        records = [json.loads(line) for line in (folder / folders.METRICS).read_text().splitlines()]
+        path = folder / folders.WEIGHTS
         pointwise = [
             value for value in checkpoint.read_arrays(path).values()
             if value.ndim == 4 and value.shape[2:] == (1, 1)
@@ -162,10 +160,10 @@ class Suite:
             / sum(w.size for w in pointwise),
             "epochs": len(records),
             "cpu_seconds": round(seconds, 1) if whole else None,  # None: it was interrupted
-            "global_batch": state["options"]["batch_size"] * state["ranks"],
+            "global_batch": saved.global_batch,
             "gzip_bytes": len(gzip.compress(path.read_bytes(), 6)),
             "bytes": path.stat().st_size,
-            "versions": state["versions"],
+            "versions": saved.versions,
         })  # fmt: skip
 
     def add(self, record: dict) -> None:

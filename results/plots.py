@@ -23,7 +23,7 @@ except ImportError:
     sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
 
 from results.experiments import ROWS, read_runs
-from training import checkpoint
+from training import checkpoint, folders
 from training.command_line import one_line_errors
 
 matplotlib.use("Agg")
@@ -153,12 +153,12 @@ def main(argv=None) -> None:
     if (args.folder / "runs.jsonl").is_file():
         draw_results(read_runs(args.folder), args.out)
         return
-    metrics = args.folder / checkpoint.METRICS
+    metrics = args.folder / folders.METRICS
     if not metrics.is_file():
-        raise FileNotFoundError(f"{args.folder} has neither {checkpoint.METRICS} nor runs.jsonl")
+        raise FileNotFoundError(f"{args.folder} has neither {folders.METRICS} nor runs.jsonl")
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     draw_epochs(records, args.out)
-    path = checkpoint.find_weights(args.folder)
+    path = folders.find_weights(args.folder)
     draw_layers(checkpoint.read_arrays(path), args.out)
 
 

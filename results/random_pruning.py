@@ -26,5 +26,4 @@ class RandomPruner(UnstructuredPruner):
 
 
 if __name__ == "__main__":
-    train.UnstructuredPruner = RandomPruner
-    sys.exit(train.main())
+    sys.exit(train.main(pruner_class=RandomPruner))

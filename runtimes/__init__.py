@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 import sparse_runtime
-from training import checkpoint
+from training import train_state
 from training.options import RUNTIMES
 
 NAMES = RUNTIMES
@@ -58,13 +58,13 @@ def load(name: str, folder, batch: int, threads: int) -> Exported:
         FileNotFoundError, ValueError: that was not exported there, or is damaged.
     """
     folder = Path(folder)
-    state = checkpoint.read_state(folder)
+    saved = train_state.read(folder)
     for file in files(name, folder):
         if not (folder / file).is_file():
             raise FileNotFoundError(
                 f"{folder} holds no {file}; give the --out folder of export.py --format {name}"
             )
-        checkpoint.verify_file(folder / file, state or {"checksums": {}})
+        train_state.verify_file(folder / file, saved)
     starters = {"paddle": _paddle, "onnx": _onnx, "sparse": _sparse}
     return Exported(starters[name](folder, batch, threads))
 

@@ -22,8 +22,8 @@ import evaluate
 import train
 from demos import shapes
 from readers import small_images as cifar_reader
-from training import checkpoint
-from training.checkpoint import MASKS, OPTIMIZER, STATE
+from training import checkpoint, folders, train_state
+from training.folders import MASKS, OPTIMIZER, STATE
 
 pytest.register_assert_rewrite("hostile", "launcher", "sparse_files")
 from hostile import SECONDS, batch, options, write_archive  # noqa: E402
@@ -113,7 +113,7 @@ def terminal():
 
 def assert_same_end(a: Path, b: Path) -> None:
     """Weights, optimizer, masks and metrics (but timings) of two runs, bit for bit."""
-    for name in (checkpoint.find_weights(a).name, OPTIMIZER):
+    for name in (folders.find_weights(a).name, OPTIMIZER):
         one, other = checkpoint.read_arrays(a / name), checkpoint.read_arrays(b / name)
         assert sorted(one) == sorted(other)
         for key in one:
@@ -177,7 +177,7 @@ class Refused:
             (self.folder / path.name).write_bytes(path.read_bytes())
         if content is not None:
             (self.folder / name).write_bytes(content)
-            checkpoint.write_state(self.folder, json.loads((self.trained / STATE).read_text()))
+            train_state.seal(json.loads((self.trained / STATE).read_text()), self.folder)
         return self(name, train.main, *options(self.data), "--num_epochs", 2,
                     "--pretrained_model", self.folder, "--resume_epoch", 0,
                     "--model_path", self.folder.parent / "new")  # fmt: skip

@@ -32,7 +32,8 @@ from conftest import ROOT
 import train
 from readers import small_images as cifar_reader
 from tasks import classification
-from training import checkpoint
+from training import checkpoint, run
+from unstructured_pruner import UnstructuredPruner
 
 SECONDS = 60  # for a run to end by itself
 MARK = "PRUNING_TEST_RUN"  # in the environment of all processes of a run
@@ -65,19 +66,20 @@ def worker(folder: str, fault: str, *options: str) -> None:
     rank, options, files = train.dist.get_rank(), list(options), Path(folder)
     classification.make_model = tiny
     seen, saved = spy_on_samples(), []
-    save, seed_step, pruner_step = checkpoint.save, train.seed_step, train.UnstructuredPruner.step
+    save, seed_step, pruner_step = checkpoint.save, run.seed_step, UnstructuredPruner.step
 
-    def spy_on_save(run, state):
-        saved.append([state["epoch"], state["step"]])
-        if fault == "slow":
-            time.sleep(1)
-        save(run, state)
+    def spy_on_save(run, finished=False):
+        if rank == 0:
+            saved.append([run.epoch, run.step])
+            if fault == "slow":
+                time.sleep(1)
+        save(run, finished)
 
-    def slow_step(run):
-        if run.step == 2:
+    def slow_step(seed, step):
+        if step == 2:
             (files / f"under way {rank}").touch()
         time.sleep(0.15)
-        seed_step(run)
+        seed_step(seed, step)
 
     def flip(self):
         pruner_step(self)
@@ -88,9 +90,9 @@ def worker(folder: str, fault: str, *options: str) -> None:
 
     checkpoint.save = spy_on_save
     if fault in ("slow", "slow step"):
-        train.seed_step = slow_step
+        run.seed_step = slow_step
     if fault == "flip":
-        train.UnstructuredPruner.step = flip
+        UnstructuredPruner.step = flip
     if fault == "apart" and rank == 1:
         options[options.index("--model_path") + 1] = str(files / "apart")
     part = files / f".{rank}"

@@ -11,7 +11,7 @@ from conftest import ROOT, weights
 
 import train
 from benchmarks import soak
-from training import checkpoint
+from training import folders, train_state
 
 EQUAL = "weights, optimizer, masks and metrics are equal bit for bit"
 
@@ -41,11 +41,10 @@ def test_a_single_flipped_bit_is_reported(small, tmp_path):
     train.main([*small, "--num_epochs", "1", "--model_path", str(first)])
     shutil.copytree(first, second, symlinks=True)
     assert soak.difference(first, second) == ""
-    path = second / "epoch-0" / checkpoint.WEIGHTS
+    path = second / "epoch-0" / folders.WEIGHTS
     state = weights(path)
     name = next(iter(state))
     state[name].reshape(-1).view(np.uint8)[0] ^= 1
     paddle.save({key: paddle.to_tensor(value) for key, value in state.items()}, str(path))
-    saved = checkpoint.read_state(path.parent)
-    checkpoint.write_state(path.parent, saved)  # whole, but not the same
+    train_state.write(train_state.read(path.parent), path.parent)  # whole, but not the same
     assert soak.difference(first, second) == f"weights: {name}"

@@ -11,8 +11,8 @@ import pytest
 from conftest import error_line, metrics, weights
 
 import train
-from training import checkpoint
-from training.checkpoint import WEIGHTS
+from training import checkpoint, folders, train_state
+from training.folders import WEIGHTS
 
 GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "1", "--pruning_epochs", "2",
        "--tunning_epochs", "1", "--pruning_steps", "4", "--ratio", "0.75"]  # fmt: skip
@@ -153,8 +153,8 @@ def test_going_back_without_symbolic_links(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "symlink_to", no_links)
     path = [*small, "--model_period", "1", "--model_path", str(tmp_path)]
     train.main([*path, "--num_epochs", "3"])
-    checkpoint.set_aside(tmp_path, checkpoint.read_state(tmp_path / "epoch-0"))
+    folders.set_aside(tmp_path, train_state.read(tmp_path / "epoch-0"))
     first = (tmp_path / "epoch-0" / WEIGHTS).read_bytes()
     assert (tmp_path / WEIGHTS).read_bytes() == first
-    checkpoint.set_aside(tmp_path, None)
+    folders.set_aside(tmp_path, None)
     assert not (tmp_path / WEIGHTS).exists()

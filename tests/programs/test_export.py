@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ import export
 import runtimes
 import train
 from demos import deploy
-from training import checkpoint
+from training import checkpoint, folders, train_state
 
 pytest.importorskip("paddle2onnx")
 
@@ -59,7 +61,7 @@ def test_an_export_is_as_accurate_as_the_checkpoint(name, batch, trained, export
 @pytest.mark.parametrize("name", runtimes.NAMES)
 def test_logits_agree(name, trained, exported):
     model = paddle.vision.models.mobilenet_v1(scale=0.25, num_classes=10)
-    checkpoint.load_weights(model, checkpoint.find_weights(trained))
+    checkpoint.load_weights(model, folders.find_weights(trained))
     model.eval()
     images = paddle.randn([3, 3, 32, 32])
     network = runtimes.load(name, exported, batch=3, threads=1)
@@ -79,7 +81,7 @@ def test_logits_agree(name, trained, exported):
 )
 def test_the_difference_of_outputs(theirs, apart):
     ours = [np.float32([2, 0]), np.float32([4e-9])]
-    found = export.difference(ours, [np.float32(output) for output in theirs])
+    found = export.relative_error(ours, [np.float32(output) for output in theirs])
     assert found == pytest.approx(apart, rel=1e-5, nan_ok=True)
 
 
@@ -126,18 +128,37 @@ def test_a_damaged_onnx_file_without_checksums(tmp_path):
 
 
 def test_a_sparse_file_is_half_as_large(trained, exported):
-    weights = checkpoint.read_arrays(trained / checkpoint.WEIGHTS)
+    weights = checkpoint.read_arrays(trained / folders.WEIGHTS)
     dense = sum(4 * value.size for value in weights.values())
     assert (exported / runtimes.SPARSE).stat().st_size < 0.5 * dense
 
 
 def test_what_an_export_tells_of_itself(trained, exported, capsys):
-    state = checkpoint.read_state(exported)
-    assert state["options"]["model"] == "mobilenet_v1"
-    assert state["options"]["data"] == "digits"
+    saved = train_state.read(exported)
+    assert saved.options["model"] == "mobilenet_v1"
+    assert saved.options["data"] == "digits"
+    assert saved.epoch is None  # it is no training
     names = [name for form in runtimes.NAMES for name in runtimes.files(form, exported)]
-    assert sorted(path.name for path in exported.iterdir()) == sorted([*names, checkpoint.STATE])
-    assert set(state["checksums"]) == {*names, checkpoint.STATE}
+    assert sorted(path.name for path in exported.iterdir()) == sorted([*names, folders.STATE])
+    assert set(saved.checksums) == {*names, folders.STATE}
+
+
+def test_an_export_of_an_earlier_version(exported, tmp_path, capfd):
+    """Its train-state.json had an epoch, as that of a training."""
+    shutil.copytree(exported, tmp_path / "before")
+    state = json.loads((exported / folders.STATE).read_text())
+    train_state.seal({**state, "epoch": 0, "step": 0, "finished": True}, tmp_path / "before")
+    assert train_state.read(tmp_path / "before") == dataclasses.replace(
+        train_state.read(exported),
+        folder=tmp_path / "before",
+        checksums=train_state.read(tmp_path / "before").checksums,
+    )
+    evaluate.main(["--pruned_model", str(tmp_path / "before"), "--runtime", "onnx"])
+    assert "samples 360" in capfd.readouterr().out
+    resume = ["--pretrained_model", tmp_path / "before", "--resume_epoch", 0]
+    new = ["--data", "digits", "--model_path", tmp_path / "new"]
+    message = error_line(capfd, train.main, *new, *resume)
+    assert "has no checkpoint of epoch 0" in message
 
 
 def test_deploy_demo(trained, tmp_path, capfd):
@@ -273,7 +294,7 @@ def test_a_damaged_export_is_refused(name, exported, capsys):
 
 
 def test_a_network_that_has_diverged_is_called_so(trained, tmp_path, capfd):
-    state = paddle.load(str(checkpoint.find_weights(trained)))
+    state = paddle.load(str(folders.find_weights(trained)))
     state["fc.bias"][0] = float("nan")
     paddle.save(state, str(tmp_path / "broken.pdparams"))
     message = error_line(capfd, export.main, "--pruned_model", tmp_path / "broken", "--data",

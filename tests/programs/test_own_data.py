@@ -17,7 +17,7 @@ import export
 import train
 from imagenet_reader import ImageNetDataset
 from readers import loader
-from training import checkpoint
+from training import train_state
 
 WEIGHTS = "model-pruned.pdparams"
 READER = """
@@ -176,7 +176,7 @@ def test_the_order_of_the_classes_is_kept_with_the_checkpoint(folders, tmp_path,
     options = options_for(folders, tmp_path, "--num_classes", 3)
     train.main([*options, "--max_steps", "1"])
     models, data = tmp_path / "models", ["--data_dir", str(folders)]
-    assert checkpoint.read_state(models)["options"]["classes"] == ["a", "b", "c"]
+    assert train_state.read(models).options["classes"] == ["a", "b", "c"]
     capfd.readouterr()
     shutil.copytree(folders / "val", tmp_path / "alone" / "val")  # holds two of the classes
     for place in (folders, tmp_path / "alone"):

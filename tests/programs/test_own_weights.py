@@ -17,8 +17,8 @@ from conftest import weights
 import train
 from readers import loader
 from tasks import classification, detection, measure
-from training import checkpoint
-from training.checkpoint import WEIGHTS
+from training import checkpoint, folders, train_state
+from training.folders import WEIGHTS
 
 # Weights for another number of classes
 
@@ -179,9 +179,9 @@ def test_a_training_begun_before_goes_on_with_its_own_seed(drawn, small, tmp_pat
     scratch = drawn(*common, "--model_path", tmp_path / "a")
     start = ["--pretrained_model", tmp_path / "a"]
     drawn(*common, *start, "--model_path", tmp_path / "b")
-    state = json.loads((tmp_path / "b" / "epoch-0" / checkpoint.STATE).read_text())
+    state = json.loads((tmp_path / "b" / "epoch-0" / folders.STATE).read_text())
     assert len(state.pop("started_from")) == 64
     shutil.copytree(tmp_path / "b" / "epoch-0", tmp_path / "c" / "epoch-0")
-    checkpoint.write_state(tmp_path / "c" / "epoch-0", state)
+    train_state.seal(state, tmp_path / "c" / "epoch-0")
     rest = drawn(*common, *start, "--model_path", tmp_path / "c", "--resume_epoch", "latest")
     assert rest == scratch.rest(2)

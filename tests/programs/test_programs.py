@@ -16,7 +16,7 @@ from conftest import ROOT, error_line, metrics, weights
 import evaluate
 import train
 from tasks import classification
-from training import checkpoint
+from training import folders, report
 
 WEIGHTS = "model-pruned.pdparams"
 
@@ -86,7 +86,7 @@ def test_a_layer_with_a_long_name_that_loses_its_channels_by_and_by(capsys):
     name = "a_name_of_a_layer." * 9 + "weight"
     for now in ((1000, 2000), (1001, 2000), (2000, 2000), (1000, 2000), (2000, 2000)):
         lost[name] = now
-        train.say_what_is_lost(run)
+        report._warn_of_lost_channels(run)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("no weight is left in 1000 of 2000 output channels of ...")
     assert second.startswith("no weight is left in ...")
@@ -94,7 +94,7 @@ def test_a_layer_with_a_long_name_that_loses_its_channels_by_and_by(capsys):
         assert name.endswith(line.split("...")[1])
         assert len(line) <= 100
     run.pruner = None  # of a dense training
-    train.say_what_is_lost(run)
+    report._warn_of_lost_channels(run)
 
 
 def test_a_bfloat16_checkpoint_is_refused(tmp_path, capfd):
@@ -131,7 +131,7 @@ def test_the_folder_of_a_run(small, tmp_path):
     optimizer = paddle.load(str(tmp_path / "opt-pruned.pdopt"), return_numpy=True)
     assert "conv1.0.weight_velocity_0" in optimizer
     best = max(r["top1"] for r in metrics(tmp_path) if r["top1"] is not None)
-    assert checkpoint.best(tmp_path, "top1") == best
+    assert folders.best(tmp_path, "top1") == best
 
 
 def test_going_back_sets_the_later_epochs_aside(small, tmp_path, capsys):

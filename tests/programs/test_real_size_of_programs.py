@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, long
 
-from training import checkpoint
-from training.checkpoint import MASKS
+from training import checkpoint, folders, train_state
+from training.folders import MASKS
 
 
 def run(program: str, *options) -> str:
@@ -44,12 +44,12 @@ def test_a_network_in_full(name, form, parameters, formats, imagenet_dir, large_
     trained = json.loads(trained)
     assert trained["prunable_sparsity"] == pytest.approx(0.55, abs=1e-6)
     folder = models / "epoch-0"
-    arrays = checkpoint.read_arrays(checkpoint.find_weights(folder))
+    arrays = checkpoint.read_arrays(folders.find_weights(folder))
     assert sum(array.size for array in arrays.values()) == parameters
     with np.load(folder / MASKS) as masks:
         kept = {key: int(np.unpackbits(masks[key]).sum()) for key in masks.files}
     assert kept == {key: np.count_nonzero(arrays[key]) for key in kept}
-    assert checkpoint.read_state(folder)["step"] == 2
+    assert train_state.read(folder).step == 2
     for each in formats:
         run("export.py", "--pruned_model", models, "--format", each, "--out", exported)
         measured = run(

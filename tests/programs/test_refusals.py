@@ -13,8 +13,8 @@ from conftest import ROOT, error_line
 
 import evaluate
 import train
-from training import checkpoint
-from training.checkpoint import WEIGHTS
+from training import train_state
+from training.folders import WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_damaged_checkpoints(small, tmp_path, capfd):
     def refused(name, content):
         (folder / name).write_bytes(content)
         if name != "train-state.json":  # the loader itself refuses, not only the checksum
-            checkpoint.write_state(folder, json.loads(whole[folder / "train-state.json"]))
+            train_state.seal(json.loads(whole[folder / "train-state.json"]), folder)
         message = error_line(capfd, train.main, *resume)
         for path, before in whole.items():
             path.write_bytes(before)
@@ -162,7 +162,7 @@ def test_damaged_checkpoints(small, tmp_path, capfd):
     state = json.loads(whole[folder / "train-state.json"])
     for key, value in (("model", "MODELS"), ("model", "resnet"), ("data", "nope")):
         state["options"][key] = value
-        checkpoint.write_state(folder, state)
+        train_state.seal(state, folder)
         message = error_line(capfd, evaluate.main, "--pruned_model", folder)
         assert repr(value) in message
         state["options"][key] = "mobilenet_v1"

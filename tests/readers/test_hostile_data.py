@@ -33,7 +33,7 @@ from small_pictures import jpeg_header, png_header
 import evaluate
 from imagenet_reader import ImageNetDataset
 from readers.small_images import Cifar10, FashionMNIST
-from training.checkpoint import WEIGHTS
+from training.folders import WEIGHTS
 
 SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
 ARCHIVES = {

@@ -22,8 +22,8 @@ from readers.sampler import EpochBatchSampler
 from readers.voc import Objects, VOCDataset
 from tasks import detection, yolov3
 from tasks.measure import evaluate as measure
-from training import checkpoint
-from training.checkpoint import WEIGHTS
+from training import folders, train_state
+from training.folders import WEIGHTS
 
 KEYS = ["map_11point", "map_area", "sparsity", "prunable_sparsity", "samples", "images_per_sec"]
 
@@ -272,10 +272,10 @@ def test_evaluate_takes_what_was_trained_unless_it_is_told(
     assert sides == [64, 96, 416]
     models = models / "epoch-0-step-1"
     for name, value in {"image_size": None, "scale": math.inf, "scale ": 0.002}.items():
-        state = json.loads((models / checkpoint.STATE).read_text())
+        state = json.loads((models / folders.STATE).read_text())
         state["options"][name.strip()] = value
-        (models / checkpoint.STATE).unlink()
-        checkpoint.write_state(models, state)
+        (models / folders.STATE).unlink()
+        train_state.seal(state, models)
         if value is None:
             evaluate.main(["--pruned_model", str(models), *data])  # the default
         else:
@@ -310,7 +310,9 @@ def test_a_broken_picture_or_annotation_ends_in_one_line(voc, tmp_path, capfd):
     annotation = tmp_path / "VOC2007" / "Annotations" / "trainval00001.xml"
     picture.write_bytes(picture.read_bytes()[:300])
     assert str(picture) in refused(capfd, *options, "--max_steps", 1)
-    assert checkpoint.find_latest(tmp_path / "models").name == "epoch-0-step-1"  # training is kept
+    assert (
+        folders.find_latest(tmp_path / "models").folder.name == "epoch-0-step-1"
+    )  # training is kept
     annotation.write_text(annotation.read_text().replace("<name>", "<name>un"))
     assert f"{annotation}: object 1 is of unknown class" in refused(capfd, *options)
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from training import checkpoint
-from training.checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
+from training import checkpoint, train_state
+from training.folders import MASKS, OPTIMIZER, STATE, WEIGHTS
 from unstructured_pruner import UnstructuredPruner
 
 
@@ -31,9 +31,11 @@ def tiny(tmp_path_factory):
     pruner.step()
     folder = tmp_path_factory.mktemp("tiny")
     args = types.SimpleNamespace(model_path=folder, format="pdparams", amp=False, keep=None)
-    run = types.SimpleNamespace(args=args, model=model, opt=opt, pruner=pruner)
-    state = {"epoch": 0, "step": 1, "finished": True, "options": {"pruning_mode": "ratio"}}
-    checkpoint.save(run, state)
+    options = {"pruning_mode": "ratio"}
+    saved = train_state.Saved(folder / "epoch-0", options, epoch=0, step=1, finished=True)
+    run = types.SimpleNamespace(args=args, model=model, opt=opt, pruner=pruner,
+                                state=lambda finished: saved)  # fmt: skip
+    checkpoint.save(run, finished=True)
     save_file({k: v.numpy() for k, v in model.state_dict().items()}, folder / "a.safetensors")
     files = {path.name: path.read_bytes() for path in (folder / "epoch-0").iterdir()}
     files["a.safetensors"] = (folder / "a.safetensors").read_bytes()
@@ -67,7 +69,7 @@ def test_changed_masks(tiny, changes):
     run, files, folder = tiny
     path = folder / MASKS
     path.write_bytes(changed(files[MASKS], changes))
-    masks = loaded_or_refused(path, lambda: checkpoint._read_masks(path, run.pruner.masks))
+    masks = loaded_or_refused(path, lambda: checkpoint.read_masks(path, run.pruner.masks))
     assert masks is None or masks.keys() == run.pruner.masks.keys()
 
 
@@ -79,10 +81,10 @@ def test_a_changed_state(tiny, changes, sign):
     content = changed(files[STATE], changes)
     try:
         state = json.loads(content)
-        state["checksums"] = {**state["checksums"], STATE: checkpoint._state_checksum(state)}
+        state["checksums"] = {**state["checksums"], STATE: train_state._own_checksum(state)}
         content = json.dumps(state).encode() if sign else content
     except (ValueError, TypeError, KeyError):  # no JSON, or not what is signed
         pass
     path.write_bytes(content)
-    state = loaded_or_refused(path, lambda: checkpoint.read_state(folder))
-    assert state is None or (state["epoch"] >= 0 and state["step"] >= 0)
+    state = loaded_or_refused(path, lambda: train_state.read(folder))
+    assert state is None or (state.epoch >= 0 and state.step >= 0)

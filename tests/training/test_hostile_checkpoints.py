@@ -36,8 +36,8 @@ from safetensors.numpy import save_file
 import evaluate
 import train
 from readers import safe_pickle
-from training import checkpoint
-from training.checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
+from training import checkpoint, folders, train_state
+from training.folders import MASKS, OPTIMIZER, STATE, WEIGHTS
 
 PICKLES = list(pickles("canary"))
 PLAIN = ["claimed frame", "claimed memo", "deep lists", "billion laughs", "in itself"]
@@ -124,7 +124,7 @@ SAFETENSORS = {
 
 @pytest.mark.parametrize("name", list(SAFETENSORS))
 def test_safetensors(name, refused):
-    path = refused.folder / checkpoint.SAFETENSORS[WEIGHTS]
+    path = refused.folder / folders.SAFETENSORS[WEIGHTS]
     path.write_bytes(SAFETENSORS[name])
     refused.evaluate(path.name)
     bounded(lambda: checkpoint.read_arrays(path))
@@ -219,7 +219,7 @@ def test_masks(name, refused):
     path = refused.folder / MASKS
     path.write_bytes(content)
     like = {"conv1.0.weight": types.SimpleNamespace(shape=[8, 3, 3, 3])}
-    bounded(lambda: checkpoint._read_masks(path, like))
+    bounded(lambda: checkpoint.read_masks(path, like))
     refused.resume(MASKS, content)
 
 
@@ -229,7 +229,7 @@ def damaged_state(trained: Path, **changes) -> str:
     for key, value in changes.items():
         (state["options"] if key in state["options"] else state)[key] = value
     if isinstance(state["checksums"], dict):
-        state["checksums"][STATE] = checkpoint._state_checksum(state)
+        state["checksums"][STATE] = train_state._own_checksum(state)
     return json.dumps(state)
 
 
@@ -237,7 +237,7 @@ def state_with_threshold(trained: Path, threshold) -> str:
     """(Not the option of the same name.)"""
     state = json.loads((trained / STATE).read_text())
     state["threshold"] = threshold
-    state["checksums"][STATE] = checkpoint._state_checksum(state)
+    state["checksums"][STATE] = train_state._own_checksum(state)
     return json.dumps(state)
 
 

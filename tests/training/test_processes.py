@@ -21,15 +21,15 @@ import evaluate
 import train
 from readers import small_images as cifar_reader
 from tasks import classification
-from training import checkpoint
-from training.checkpoint import MASKS, STATE, WEIGHTS
+from training import folders
+from training.folders import MASKS, STATE, WEIGHTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
 def only_checkpoint(folder: Path) -> Path:
     (found,) = folder.glob("epoch-*")
-    checkpoint.verify(found)
+    folders.verified(found)
     assert not list(folder.glob(".epoch-*"))
     return found
 
@@ -109,7 +109,7 @@ def together(folder: Path, batch: int) -> list[list]:
 
 def counted(folder: Path) -> int:
     """How many samples the sums in a checkpoint are of."""
-    totals = checkpoint.verify(folder)["totals"]
+    totals = folders.verified(folder).totals
     return sum(total[3] for total in totals)
 
 
@@ -165,7 +165,7 @@ def test_two_machines(common, two, tmp_path):
     assert train_both("--max_steps", 7, "--model_period", 10) == [[[1, 7]], []]
     saved = only_checkpoint(tmp_path / "models")
     assert saved.name == "epoch-1-step-7"
-    assert checkpoint.verify(saved)["ranks"] == 2
+    assert folders.verified(saved).ranks == 2
     assert train_both("--resume_epoch", "latest") == [[[1, 10], [2, 15]], []]
     assert difference(tmp_path / "models" / "epoch-2", two / "models" / "epoch-2") == (0, 0)
     assert [record["epoch"] for record in metrics(tmp_path / "models")] == [0, 1, 2]
@@ -216,7 +216,7 @@ def test_a_killed_rank_ends_the_run_which_can_be_started_again(killed, common, t
         wait_for(launcher, lambda: list(models.glob("epoch-0-step-3")))
         os.kill(int((tmp_path / f"pid{killed}").read_text()), signal.SIGKILL)
         assert ended(launcher) != 0
-    reached = checkpoint.verify(checkpoint.find_latest(models))["step"]
+    reached = folders.find_latest(models).step
     assert 3 <= reached < 15
     if killed == 0:  # the machine is gone
         alone(options)
@@ -241,7 +241,7 @@ def test_a_signal_to_stop_saves_one_checkpoint(to, workers, common, one, tmp_pat
         os.kill(int(pid), signal.SIGTERM)
         status = ended(launcher)
     saved = only_checkpoint(tmp_path / "models")
-    step = checkpoint.verify(saved)["step"]
+    step = folders.verified(saved).step
     assert 3 <= step <= 6
     for rank in (0, 1):
         log = (tmp_path / "log" / f"workerlog.{rank}").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import struct
 import types
@@ -13,8 +14,8 @@ from hostile import npy, npz
 from safetensors.numpy import save_file
 
 from readers import safe_pickle
-from training import checkpoint
-from training.checkpoint import MASKS, METRICS, STATE, WEIGHTS
+from training import checkpoint, folders, train_state
+from training.folders import MASKS, METRICS, STATE, WEIGHTS
 
 
 def test_a_pickle_of_many_tensors(large_tmp_path):
@@ -62,13 +63,13 @@ def test_the_masks_of_vgg16(large_tmp_path):
     }
     path = large_tmp_path / MASKS
     np.savez(path, **packed)
-    masks = checkpoint._read_masks(path, like)
+    masks = checkpoint.read_masks(path, like)
     assert {name: mask.shape for name, mask in masks.items()} == VGG16
     assert sum(map(np.count_nonzero, masks.values())) == 138_344_128 * 3 // 16
     most = 25088 * 4096 + 4096
     path.write_bytes(npz(npy(f"({most},)", bytes(most - 70)), "classifier.0.weight"))
     with pytest.raises(ValueError, match="it claims to unpack to more"):
-        checkpoint._read_masks(path, like)
+        checkpoint.read_masks(path, like)
 
 
 def test_weights_of_resnet152_as_safetensors(large_tmp_path):
@@ -89,14 +90,14 @@ def test_a_long_training_of_many(large_tmp_path):
         "ranks": 1024, "totals": [[0.1] * 4] * 1024,
         "options": {"classes": classes, "num_classes": len(classes), "batch_size": 64},
     }  # fmt: skip
-    checkpoint.write_state(large_tmp_path, state)
-    read = checkpoint.read_state(large_tmp_path)
-    assert {key: read[key] for key in state} == state
-    assert read["checksums"].keys() == {STATE}
+    train_state.seal(state, large_tmp_path)
+    read = train_state.read(large_tmp_path)
+    assert {key: getattr(read, key) for key in state} == state
+    assert read.checksums.keys() == {STATE}
     records = [{"epoch": i, "top1": i / 1e4, "best": True, "lr": 0.05} for i in range(10_000)]
-    checkpoint._write_metrics(large_tmp_path, records)
-    (large_tmp_path / checkpoint.BEST).touch()
-    assert checkpoint.best(large_tmp_path, "top1") == 0.9999
-    assert checkpoint.reported(large_tmp_path) == [*range(10_000)]
-    checkpoint.set_aside(large_tmp_path, {**state, "epoch": 9000})
+    folders.write_metrics(large_tmp_path, records)
+    (large_tmp_path / folders.BEST).touch()
+    assert folders.best(large_tmp_path, "top1") == 0.9999
+    assert folders.reported(large_tmp_path) == [*range(10_000)]
+    folders.set_aside(large_tmp_path, dataclasses.replace(read, epoch=9000))
     assert len((large_tmp_path / METRICS).read_text().splitlines()) == 9001

@@ -8,8 +8,8 @@ import pytest
 from conftest import assert_same_end, error_line, metrics, weights
 
 import train
-from training import checkpoint
-from training.checkpoint import WEIGHTS
+from training import train_state
+from training.folders import WEIGHTS
 
 GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "0", "--pruning_epochs", "2",
        "--tunning_epochs", "1", "--pruning_steps", "3", "--ratio", "0.75"]  # fmt: skip
@@ -80,7 +80,7 @@ def test_an_initial_ratio_that_is_given_stays(small, pruned, tmp_path, capfd):
     sparsities = [record["prunable_sparsity"] for record in metrics(tmp_path)]
     # A stable epoch, in which weights come back but for those that get no gradient; then 0.15.
     assert max(sparsities) < 0.2
-    assert checkpoint.read_state(tmp_path)["masks_ratio"] == 0.15
+    assert train_state.read(tmp_path).masks_ratio == 0.15
     message = error_line(capfd, train.main, *common, "--initial_ratio", "0.25")
     assert "was trained with --initial_ratio 0.15;" in message
     train.main(common)  # without it: what was saved
@@ -99,7 +99,7 @@ def test_gmp_from_dense_weights(small, tmp_path, capsys):
     train.main([*common, "--max_steps", "2"])
     assert "sparse: gmp starts" not in capsys.readouterr().out
     assert metrics(tmp_path)[0]["prunable_sparsity"] == 0  # the stable epoch
-    assert checkpoint.read_state(tmp_path)["options"]["initial_ratio"] == 0.15
+    assert train_state.read(tmp_path).options["initial_ratio"] == 0.15
     train.main([*common, "--resume_epoch", "latest", "--max_steps", "3"])
     assert metrics(tmp_path)[1]["prunable_sparsity"] == pytest.approx(0.15, abs=1e-5)
 
@@ -135,7 +135,7 @@ def test_gmp_that_goes_on_from_dense_training_counts_all_steps(small, tmp_path):
            "--ratio", "0.6", "--resume_epoch", "latest", "--force"]  # fmt: skip
     train.main([*common, "3", *gmp])
     # The third of four rises: 1 - (1/2)^3 of the way from 0.15 to 0.6
-    assert checkpoint.read_state(tmp_path)["masks_ratio"] == pytest.approx(0.15 + 0.45 * 7 / 8)
+    assert train_state.read(tmp_path).masks_ratio == pytest.approx(0.15 + 0.45 * 7 / 8)
     gmp[gmp.index("0.6")] = "0.1"
     train.main([*common, "4", *gmp])  # below the first ratio, which was not given
 

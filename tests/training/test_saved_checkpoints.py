@@ -12,8 +12,8 @@ import pytest
 from conftest import error_line, weights
 
 import train
-from training import checkpoint
-from training.checkpoint import MASKS, OPTIMIZER, STATE, WEIGHTS
+from training import checkpoint, folders
+from training.folders import MASKS, OPTIMIZER, STATE, WEIGHTS
 
 
 def test_latest_starts_where_there_is_nothing(small, tmp_path):
@@ -78,14 +78,14 @@ def test_every_damage_to_a_file_is_found_and_named(name, saved):
         for changed in changes:
             path.write_bytes(changed)
             with pytest.raises(ValueError, match="epoch-1/" + name):
-                checkpoint.verify(saved / "epoch-1")
+                folders.verified(saved / "epoch-1")
         path.unlink()
         with pytest.raises(FileNotFoundError, match=f"epoch-1/{name} is missing"):
-            checkpoint.verify(saved / "epoch-1")
-        assert checkpoint.find_latest(saved) == saved / "epoch-0"
+            folders.verified(saved / "epoch-1")
+        assert folders.find_latest(saved).folder == saved / "epoch-0"
     finally:
         path.write_bytes(data)
-    assert checkpoint.find_latest(saved) == saved / "epoch-1"
+    assert folders.find_latest(saved).folder == saved / "epoch-1"
 
 
 def test_damaged_weights_are_refused_by_evaluate_too(small, tmp_path, capfd):
@@ -126,7 +126,7 @@ def test_a_save_that_fails_leaves_the_older_one(full, small, tmp_path, capfd, mo
     assert "No space left on device" in message
     monkeypatch.undo()
     assert [path.name for path in tmp_path.glob("*epoch-*")] == ["epoch-0"]
-    checkpoint.verify(tmp_path / "epoch-0")
+    folders.verified(tmp_path / "epoch-0")
     assert os.readlink(tmp_path / WEIGHTS) == f"epoch-0/{WEIGHTS}"
 
 
@@ -141,7 +141,7 @@ def test_one_unfinished_save_of_a_killed_run_is_no_checkpoint(small, tmp_path):
     left = tmp_path / ".epoch-0.part"
     left.mkdir()
     (left / WEIGHTS).write_bytes(b"half")
-    assert checkpoint.find_latest(tmp_path) is None
+    assert folders.find_latest(tmp_path) is None
     train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
     assert not left.exists()
     json.loads((tmp_path / STATE).read_text())
@@ -149,7 +149,7 @@ def test_one_unfinished_save_of_a_killed_run_is_no_checkpoint(small, tmp_path):
 
 def test_the_best_weights_are_of_a_whole_epoch(small, tmp_path):
     train.main([*small, "--num_epochs", "2", "--max_steps", "1", "--model_path", str(tmp_path)])
-    assert not (tmp_path / checkpoint.BEST).exists()
+    assert not (tmp_path / folders.BEST).exists()
 
 
 def test_the_best_weights_in_the_other_format_go(small, tmp_path):
@@ -160,15 +160,15 @@ def test_the_best_weights_in_the_other_format_go(small, tmp_path):
     )
     checkpoint.save_best(run)
     assert [path.name for path in tmp_path.glob("model-best*")] == ["model-best.safetensors"]
-    assert checkpoint.find_weights(tmp_path / "model-best").suffix == ".safetensors"
+    assert folders.find_weights(tmp_path / "model-best").suffix == ".safetensors"
 
 
 def test_files_of_another_program_are_set_aside(small, tmp_path, capfd):
-    for name in (WEIGHTS, checkpoint.BEST):
+    for name in (WEIGHTS, folders.BEST):
         (tmp_path / name).write_text("mine")
     common = [*small, "--num_epochs", "1", "--resume_epoch", "latest"]
     train.main([*common, "--model_path", str(tmp_path)])
     (aside,) = tmp_path.glob("earlier-*")
-    assert [(aside / name).read_text() for name in (WEIGHTS, checkpoint.BEST)] == ["mine", "mine"]
+    assert [(aside / name).read_text() for name in (WEIGHTS, folders.BEST)] == ["mine", "mine"]
     message = error_line(capfd, train.main, *common, "--model_path", tmp_path / "epoch-0")
     assert "is the name of a checkpoint" in message

@@ -25,6 +25,7 @@ import export
 import train
 from readers import loader
 from tasks import classification, detection
+from training import report
 
 WEIGHTS = "model-pruned.pdparams"
 
@@ -106,13 +107,14 @@ def test_lines_fit_100_columns(capsys, tmp_path):
             args=SimpleNamespace(batch_size=256, model_path=tmp_path), task=task, epoch=119,
             batch=20018, train_loader=range(20018), opt=SimpleNamespace(get_lr=lambda: 0.0498763),
             model=paddle.nn.Linear(2, 2), totals=np.array([9.8765] * len(task.COUNTED) + [1]),
-            waits=True, first_losses=None, pruner=None,
+            waits_for_data=True, first_losses=None, pruner=None, step=20018, first_step=0,
+            seconds_reading=0.0, started=time.perf_counter() - 20018 * 256 / 12345.6,
         )  # fmt: skip
-        train.log(run, 20018, 0.0, train.time.perf_counter() - 20018 * 256 / 12345.6)
+        report.steps(run)
         tested = dict.fromkeys(task.MEASURED, 0.98765)
         record = {"epoch": 119, "train_loss": 9.8765, "sparsity": 0.98765, "seconds": 12345.6,
                   "prunable_sparsity": 0.98765, **tested}  # fmt: skip
-        train.report(run, record)
+        report.epoch(run, record)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert max(map(len, lines)) <= 100
@@ -207,7 +209,7 @@ SOUND += [4.14, 3.26, 3.16, 2.86, 4.91]  # --lr 0.0005 --ratio 0.55
     ],
 )
 def test_when_trained_weights_are_ruined(losses, classes, found):
-    assert train.is_ruined(losses, classes) is found
+    assert report.is_ruined(losses, classes) is found
 
 
 @pytest.mark.parametrize("losses", [RUINED, SOUND])

@@ -14,8 +14,8 @@ from conftest import ROOT, assert_same_end, error_line, metrics
 
 import train
 from tasks import classification
-from training import checkpoint
-from training.checkpoint import STATE
+from training import folders, report
+from training.folders import STATE
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -75,7 +75,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
     time.sleep(0.2)
     run.send_signal(signal.SIGTERM)
     assert ended(run)[0] == -signal.SIGTERM
-    assert checkpoint.find_latest(tmp_path) is None
+    assert folders.find_latest(tmp_path) is None
 
 
 def test_a_signal_to_the_whole_group_is_one_to_the_readers_too(tmp_path):
@@ -84,7 +84,7 @@ def test_a_signal_to_the_whole_group_is_one_to_the_readers_too(tmp_path):
     status, line = ended(run)
     assert status == 143
     assert line.startswith("train.py: stopped by SIGTERM after step ")
-    assert checkpoint.find_latest(tmp_path) is not None
+    assert folders.find_latest(tmp_path) is not None
 
 
 def test_a_reading_process_that_is_killed_ends_the_run(tmp_path):
@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(bad, small, tmp_path, cap
     message = error_line(capfd, train.main, *small, "--model_path", tmp_path, "--num_epochs", 3,
                          "--model_period", 1, "--save_steps", 1)  # fmt: skip
     assert "the loss is not finite at step 4, in epoch 1" in message
-    assert checkpoint.find_latest(tmp_path).name == "epoch-1-step-3"
+    assert folders.find_latest(tmp_path).folder.name == "epoch-1-step-3"
     assert [record["epoch"] for record in metrics(tmp_path)] == [0]
 
 
@@ -120,18 +120,18 @@ def killed(*args):
     raise Killed
 
 
-@pytest.mark.parametrize("moment", ["evaluate", "link_all", "report"])
+@pytest.mark.parametrize("moment", ["evaluate", "link", "epoch"])
 @pytest.mark.parametrize("cut", [[], ["--max_steps", "3"]])
 def test_a_kill_at_the_very_end(moment, cut, small, tmp_path, monkeypatch):
     common = [*small, "--num_epochs", "2", "--model_period", "1", "--save_steps", "3", *cut]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main([*common, "--model_path", str(whole)])
     module, calls = (
-        {"evaluate": train, "link_all": checkpoint, "report": train}[moment],
+        {"evaluate": train, "link": folders, "epoch": report}[moment],
         [],
     )
     original = getattr(module, moment)
-    last = {"evaluate": 1, "link_all": 2 if cut else 3, "report": 2}[moment]
+    last = {"evaluate": 1, "link": 3 if cut else 4, "epoch": 2}[moment]
 
     def at_last(*args):
         calls.append(args)
