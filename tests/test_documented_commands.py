@@ -1,16 +1,17 @@
-"""Every command of the READMEs and of run.sh runs, on small data and for a step."""
+"""Every command and all code of the documents, and run.sh, run: on small data and for a step."""
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, ROOT, TWINS, blocks, commands
 
 import evaluate
 import export
@@ -18,29 +19,19 @@ import train
 from benchmarks.inference import compare as inference
 from results import experiments, plots
 
-ROOT = Path(__file__).resolve().parent.parent
-READMES = ("README.md", "README_zh.md")
 SMALL_VOC = "--image_size 64 --train_sizes 64 64"
 SMALL = "--scale 0.25 --batch_size 2 --batch_size_for_validation 2 --num_workers 0 --max_steps 1"
+ENGLISH = sorted(set(DOCUMENTS) - set(TWINS.values()))  # whose twins show the same commands
+PROGRAMS = ("train.py", "evaluate.py", "export.py")  # and my_train.py
+MODULES = ("benchmarks.inference.compare", "results.experiments", "results.plots")
+MY_TRAIN = blocks("docs/custom-pruners.md", "python")[-1]
 
 
-def blocks(readme: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
-
-
-def commands(readme: str) -> list[str]:
-    return [line for block in blocks(readme, "bash") for line in block.splitlines()]
-
-
-def test_both_languages_show_the_same_commands_and_code():
-    assert commands("README.md") == commands("README_zh.md")
-    assert len(commands("README.md")) >= 9
-
-    def code(readme):  # without its comments and docstrings
-        lines = "".join(blocks(readme, "python")).splitlines()
-        return [line.partition("  #")[0] for line in lines if '"""' not in line]
-
-    assert code("README.md") == code("README_zh.md")
+def runnable_commands() -> list[str]:
+    """All but those of several machines or of hours, and the measurements, tested elsewhere."""
+    shown = {command: None for document in ENGLISH for command in commands(document)}
+    named = [c for c in shown if any(name in c for name in (*PROGRAMS, *MODULES))]
+    return [c for c in named if "--nnodes" not in c and not c.endswith("--out my_results")]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +61,8 @@ def trained_voc(voc_dir, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in commands("README.md") if "python " in c and "--nnodes" not in c]
-)
-def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("command", runnable_commands())
+def test_documented_command(command, trained, trained_voc, tmp_path, monkeypatch, capfd):
     voc = "--data voc" in command
     monkeypatch.chdir(trained_voc if voc else trained)
     words = shlex.split(command.removeprefix("for try in 1 2 3; do ").partition(" && ")[0])
@@ -90,27 +79,43 @@ def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, ca
         assert ("map_11point" if voc else "top1") in capfd.readouterr().out
         assert "--show" not in words or len(list(Path("seen").iterdir())) == 5
         return
-    if "benchmarks/plots.py" in words:
-        plots.main(words[2:])
+    if "my_train.py" in words:
+        monkeypatch.chdir(tmp_path)
+        Path("my_train.py").write_text(MY_TRAIN)
+        monkeypatch.setattr(sys, "argv", [*words[1:], *SMALL.split()])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path("my_train.py", run_name="__main__")
+        assert not ended.value.code
+        state = json.loads(Path("models/train-state.json").read_text())
+        assert round(state["prunable_sparsity"], 2) == 0.75
+        assert state["threshold"] > 0.5  # magnitudes over their layer's mean: those alone are < 0.5
+        return
+    if "results.plots" in words:
+        plots.main(words[3:])
         assert {path.stem for path in Path("pictures").iterdir()} == {"epochs", "layers", "weights"}
         return
-    if "benchmarks/inference.py" in words:
+    if "benchmarks.inference.compare" in words:
         pytest.importorskip("paddle2onnx")
         monkeypatch.chdir(tmp_path)
         if "--table" in words:
             for name in ("one.jsonl", "eight.jsonl"):
                 Path(name).symlink_to(ROOT / "benchmarks" / "inference" / "inference.jsonl")
         words = [sys.executable if "/bin/python" in word else word for word in words]
-        inference.main([*words[2:], "--scale", "0.25", "--image_size", "32", "--rounds", "1",
+        inference.main([*words[3:], "--scale", "0.25", "--image_size", "32", "--rounds", "1",
                         "--threads", "1", "--peers", "onnxruntime", "sparse"])  # fmt: skip
         assert "fastest dense runtime" in capfd.readouterr().out
         return
-    if "benchmarks/experiments.py" in words:
+    if "results.experiments" in words and "--table" in words:
+        monkeypatch.chdir(ROOT)
+        experiments.main(words[3:])
+        assert re.search(r"\| GMP +\| +95% \|", capfd.readouterr().out)
+        return
+    if "results.experiments" in words:
         monkeypatch.chdir(tmp_path)
         digits = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
         monkeypatch.setitem(experiments.DATA, "digits", digits)
         monkeypatch.setattr(experiments, "SEEDS", 1)
-        experiments.main([*words[2:], "--epochs", "1", "--jobs", "1"])
+        experiments.main([*words[3:], "--epochs", "1", "--jobs", "1"])
         assert re.search(r"\| ratio +\| +55% \|", capfd.readouterr().out)
         return
     small = SMALL.split() + voc * SMALL_VOC.split()
@@ -125,10 +130,13 @@ def test_readme_command(command, trained, trained_voc, tmp_path, monkeypatch, ca
     assert (tmp_path / "model-pruned.pdparams").is_file()
 
 
-def test_readme_code(monkeypatch, tmp_path):
+@pytest.mark.parametrize("document", [page for page in ENGLISH if blocks(page, "python")])
+def test_documented_code(document, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    exec("\n".join(blocks("README.md", "python")), {})
-    assert (tmp_path / "model-pruned.pdparams").is_file()
+    code = "\n".join(block for block in blocks(document, "python") if block != MY_TRAIN)
+    exec(code, {})
+    if document == "README.md":
+        assert (tmp_path / "model-pruned.pdparams").is_file()
 
 
 @pytest.fixture
