@@ -32,9 +32,10 @@ from readers.loader import Loader
 from readers.sampler import EpochBatchSampler
 from tasks.lines import listed, shortened, warn
 from tasks.measure import class_names, evaluate
-from training import checkpoint
+from training import checkpoint, folders, train_state
 from training.process import set_device
-from training.trained import trained_options
+from training.train_state import Saved
+from training.trained import complete
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity, sparsity_table
 
 
@@ -51,19 +52,29 @@ def sparsity_by_layer(prunable: dict) -> list[dict]:
     ]
 
 
-def check_classes(names: list[str] | None, trained: dict) -> None:
+def check_classes(names: list[str] | None, saved: Saved | None) -> None:
     """Whether labels mean the same as in the training.
 
     Raises:
         ValueError: they do not.
     """
-    known = trained.get("classes")
-    if (known is None) != (names is None):
-        if "classes" in trained:
+    trained_on = saved.options.get("classes") if saved else None
+    if (trained_on is None) != (names is None):
+        if saved and "classes" in saved.options:
             here, there = ("numbers", "names")[:: 1 if names is None else -1]
             warn(f"classes are {here} here, in training {there}: they may not mean the same")
-    elif known != names:
-        raise ValueError(f"trained on {shortened(known)}, the data set has {shortened(names)}")
+    elif trained_on != names:
+        raise ValueError(f"trained on {shortened(trained_on)}, the data set has {shortened(names)}")
+
+
+def check_show(folder: str, task) -> None:
+    """Raises ValueError: nothing can be drawn, or not into this folder."""
+    if not hasattr(task.Metric, "show"):
+        raise ValueError("--show draws what a detector finds: it needs --data voc")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot draw into --show {folder}: {error.strerror}") from None
 
 
 @one_line_errors
@@ -71,28 +82,24 @@ def main(argv=None) -> None:
     args = parse(argv)
     set_device(args.use_gpu)
     path = Path(args.pruned_model)
-    weights = None if args.runtime else checkpoint.find_weights(path)
-    task, options, trained = trained_options(parse, argv, path if args.runtime else weights.parent)
-    size = trained.get("image_size")
-    if args.runtime and size not in (None, options.image_size):
+    weights = None if args.runtime else folders.find_weights(path)
+    saved = train_state.read(path if args.runtime else weights.parent)
+    task = complete(args, saved)
+    trained_size = saved.options.get("image_size") if saved else None
+    if args.runtime and trained_size not in (None, args.image_size):
         raise ValueError(
-            f"--image_size {options.image_size}: {path} was exported for pictures of "
-            f"{size}x{size}; leave it out"
+            f"--image_size {args.image_size}: {path} was exported for pictures of "
+            f"{trained_size}x{trained_size}; leave it out"
         )
     if args.show:
-        if not hasattr(task.Metric, "show"):
-            raise ValueError("--show draws what a detector finds: it needs --data voc")
-        try:
-            os.makedirs(args.show, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"cannot draw into --show {args.show}: {error.strerror}") from None
+        check_show(args.show, task)
     if args.runtime:
         model = runtimes.load(args.runtime, path, args.batch_size, args.threads or 1)
     else:
-        model = task.make_model(options)
+        model = task.make_model(args)
         checkpoint.load_weights(model, weights)
-    dataset = task.make_dataset(options, "val")
-    check_classes(class_names(dataset), trained)
+    dataset = task.make_dataset(args, "val")
+    check_classes(class_names(dataset), saved)
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
     metric = task.Metric(dataset)
     started = time.perf_counter()

@@ -32,13 +32,14 @@ import paddle
 
 import runtimes
 from tasks.lines import warn
-from training import checkpoint
+from training import checkpoint, folders, train_state
 from training.process import command
-from training.trained import trained_options
+from training.train_state import Saved
+from training.trained import complete
 from unstructured_pruner import prunable_parameters, sparsity
 
-MOST_APART = 1e-4  # of the largest output
-WORTHWHILE = 1 / 32  # sparsity that saves what the positions cost, a bit for a weight of 32
+MAX_ERROR = 1e-4  # of the largest output
+MIN_SPARSITY = 1 / 32  # saves what the positions cost, a bit for a weight of 32
 OPSET = 13
 
 
@@ -90,8 +91,8 @@ def convert(model, shape: tuple[int, ...], folder: Path, batch: int | None = Non
         )  # fmt: skip
     if not (folder / runtimes.ONNX).is_file():
         lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
-        told = [line for line in lines if "ERROR" in line or "Error" in line or "No module" in line]
-        why = (told or lines or [f"status {done.returncode}"])[-1]
+        errors = [n for n in lines if "ERROR" in n or "Error" in n or "No module" in n]
+        why = (errors or lines or [f"status {done.returncode}"])[-1]
         hint = '; pip install ".[export]"' if "No module named" in why else ""
         raise ValueError(f"paddle2onnx could not convert the network: {why}{hint}")
 
@@ -112,51 +113,61 @@ SAVE = {"paddle": save_paddle, "onnx": save_onnx, "sparse": save_sparse}
 
 def outputs(network, images: paddle.Tensor) -> list[np.ndarray]:
     with paddle.no_grad():
-        given = network(images)
-    return [t.numpy() for t in (given if isinstance(given, (list, tuple)) else [given])]
+        result = network(images)
+    return [t.numpy() for t in (result if isinstance(result, (list, tuple)) else [result])]
 
 
-def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The largest, relative to the largest value of that output; NaN if there is one."""
-    if [one.shape for one in ours] != [other.shape for other in theirs]:
+def relative_error(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
+    """The largest of all outputs', relative to the largest value of that output; NaN if any is."""
+    if [output.shape for output in expected] != [output.shape for output in found]:
         return float("nan")
     smallest = np.finfo(np.float32).tiny
-    apart = [
-        abs(one - other).max() / max(abs(one).max(), smallest) for one, other in zip(ours, theirs)
-    ]
-    return float(np.max(apart))
+    errors = [abs(e - f).max() / max(abs(e).max(), smallest) for e, f in zip(expected, found)]
+    return float(np.max(errors))
+
+
+def check_out(out: Path, before: Saved | None, source: str) -> None:
+    """
+    Args:
+        before: the state that --out holds.
+        source: SHA-256 of the weights to export.
+
+    Raises:
+        ValueError: --out holds a training, or what is of other weights.
+    """
+    if before is None:
+        names = [name for each in runtimes.NAMES for name in runtimes.files(each, out)]
+        found = [name for name in names if (out / name).exists()]
+        if found:
+            raise ValueError(
+                f"--out {out} holds {found[0]} of an unknown network; "
+                "remove it or give another folder"
+            )
+    elif before.exported_from is None:
+        raise ValueError(f"--out {out} holds a training; give another folder")
+    elif before.exported_from != source:
+        raise ValueError(
+            f"--out {out} holds exports of another checkpoint; remove it or give another folder"
+        )
 
 
 @one_line_errors
 def main(argv=None) -> None:
     args = parse(argv)
     paddle.set_device("cpu")  # whose runtimes these are
-    weights = checkpoint.find_weights(args.pruned_model)
-    task, options, trained = trained_options(parse, argv, weights.parent)
-    before = checkpoint.read_state(args.out)
-    if before and "exported_from" not in before:
-        raise ValueError(f"--out {args.out} holds a training; give another folder")
-    model = task.make_model(options)
+    weights = folders.find_weights(args.pruned_model)
+    saved, before = train_state.read(weights.parent), train_state.read(args.out)
+    task = complete(args, saved)
+    source = train_state.sha256(weights)
+    check_out(args.out, before, source)
+    model = task.make_model(args)
     checkpoint.load_weights(model, weights)
     model.eval()
-    source = {"exported_from": checkpoint.sha256(weights)}
     zeros = sparsity(prunable_parameters(model))
-    if args.format == "sparse" and zeros < WORTHWHILE:
+    if args.format == "sparse" and zeros < MIN_SPARSITY:
         warn(f"sparse gains nothing on a dense network: {zeros:.2%} of its weights are 0")
-    if before and before["exported_from"] != source["exported_from"]:
-        raise ValueError(
-            f"--out {args.out} holds exports of another checkpoint; "
-            "remove it or give another folder"
-        )
-    unknown = [name for each in runtimes.NAMES for name in runtimes.files(each, args.out)]
-    unknown = [name for name in unknown if not before and (args.out / name).exists()]
-    if unknown:
-        raise ValueError(
-            f"--out {args.out} holds {unknown[0]} of an unknown network; "
-            "remove it or give another folder"
-        )
-    shape = task.input_shape(options)
-    size = before.get("options", {}).get("image_size")
+    shape = task.input_shape(args)
+    size = before.options.get("image_size") if before else None
     if size not in (None, shape[1]):
         raise ValueError(
             f"--out {args.out} holds exports for pictures of {size}x{size}; give another folder"
@@ -173,27 +184,26 @@ def main(argv=None) -> None:
     with tempfile.TemporaryDirectory(dir=args.out, prefix=".") as inside:
         SAVE[args.format](model, shape, Path(inside))
         exported = runtimes.load(args.format, inside, batch=2, threads=1)
-        apart = difference(expected, outputs(exported, images))
-        if not apart <= MOST_APART:
+        error = relative_error(expected, outputs(exported, images))
+        if not error <= MAX_ERROR:
             raise ValueError(
-                f"the {args.format} export differs from the model by {apart:.1e} of its largest "
-                f"output, more than {MOST_APART:.0e}; nothing was kept"
+                f"the {args.format} export differs from the model by {error:.1e} of its largest "
+                f"output, more than {MAX_ERROR:.0e}; nothing was kept"
             )
         size = sum(path.stat().st_size for path in Path(inside).iterdir())
         for name in runtimes.stale(args.format):  # of another version of Paddle
             (args.out / name).unlink(missing_ok=True)
         for path in Path(inside).iterdir():
             os.replace(path, args.out / path.name)
-    known = {name: getattr(options, name) for name in ("model", "scale", "num_classes", "data")}
-    known = {**trained, **known, "image_size": shape[1]}
-    state = {"epoch": 0, "step": 0, "finished": True, "options": known, **source}
-    checkpoint.write_state(args.out, state)
+    own = {name: getattr(args, name) for name in ("model", "scale", "num_classes", "data")}
+    options = {**(saved.options if saved else {}), **own, "image_size": shape[1]}
+    train_state.write(Saved(args.out, options, exported_from=source), args.out)
     dense = sum(4 * p.size for p in model.state_dict().values())
     data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
     runtime = ["--runtime", args.format, *data_dir]
     print("wrote", *(args.out / name for name in runtimes.files(args.format, args.out)))
     print(f"{size:,} bytes, {size / dense:.1%} of the weights as dense float32")
-    print(f"difference from the model on random pictures {apart:.1e}; to measure it:")
+    print(f"difference from the model on random pictures {error:.1e}; to measure it:")
     print(command("evaluate.py", "--pruned_model", args.out, *runtime))
 
 

@@ -20,7 +20,7 @@ is `ImageNetDataset(data_dir, mode, num_classes=, seed=)` with mode 'train' or '
 before each. Only if they are there: the argument `image_size=` (without it there is no
 `--image_size`), and the argument and attribute `classes`, names that are kept with a checkpoint.
 
-`python benchmarks/reader.py` measures the speed.
+`python -m benchmarks.reader` measures the speed.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ def class_folders(data_dir: str) -> list[str]:
 
 
 def folders_in(split: str) -> list[str]:
+    """Names of the folders in train/ or val/, sorted; FileNotFoundError if there is none."""
     with os.scandir(split) as entries:  # hidden: .ipynb_checkpoints and the like
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:
@@ -143,7 +144,12 @@ def folders_in(split: str) -> list[str]:
 def read_folders(
     data_dir: str, mode: str, classes: list[str], num_classes: int
 ) -> tuple[Names, np.ndarray]:
-    """Path (bytes) and label (int64) of every picture in mode/<class>/ and the folders below."""
+    """Path (bytes) and label (int64) of every picture in mode/<class>/ and the folders below.
+
+    Raises:
+        ValueError: there are too many classes, an unknown one, or no pictures.
+        FileNotFoundError: a folder is missing.
+    """
     if len(classes) > num_classes:
         raise ValueError(
             f"{data_dir} has {len(classes)} classes, more than {num_classes}; "
@@ -178,8 +184,12 @@ def read_folders(
 def read_list(list_file: str, num_classes: int) -> tuple[Names, np.ndarray, np.ndarray]:
     """Path (bytes), label (int64) and line number of every sample, all lines checked.
 
-    Arrays, as workers would come to copy a million Python objects by counting references to them;
-    bytes, as a file's name may be in any encoding.
+    In arrays, as a million Python objects would be copied into every worker, by the mere counting
+    of references to them. In bytes, as the name of a file may be in any encoding.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: a line is wrong, which the message names, or there is none.
     """
     try:
         file = io.TextIOWrapper(open_file(list_file), "latin-1")  # gives every byte back

@@ -38,7 +38,8 @@ install() {
   log=$(mktemp) || die "cannot write a temporary file; free some disk space"
   {
     "$python" -m venv "$venv" &&
-      "$venv/bin/python" -m pip install --disable-pip-version-check "$here[$extras]" &&
+      "$venv/bin/python" -m pip install --disable-pip-version-check "${here}[$extras,programs]" &&
+      "$venv/bin/python" -m pip uninstall -y paddle-unstructured-pruning && # no stale copy of it
       echo "$stamp" >"$venv/.ready"
   } >"$log" 2>&1 || {
     ! grep -q 'No space left' "$log" || die "the disk is full; .venv needs about 2 GB"
@@ -64,15 +65,22 @@ install
 python=$venv/bin/python
 export PYTHONWARNINGS="ignore:No ccache found:UserWarning${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 
+run() { # a module of this project, from any folder
+  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m "$@"
+}
+
 launch() {
   [ -n "${LAUNCH_OPTIONS:-}" ] || nvidia-smi >/dev/null 2>&1 ||
     die "no GPU here; on CPUs: LAUNCH_OPTIONS='--nproc_per_node 2' bash run.sh $command"
-  # shellcheck disable=SC2086  (LAUNCH_OPTIONS is a list)
+  # LAUNCH_OPTIONS is a list:
+  # shellcheck disable=SC2086
   exec "$python" -m paddle.distributed.launch ${LAUNCH_OPTIONS:---gpus=0,1,2,3} "$@"
 }
 
 case $command in
-  demo | demo_yolov3 | deploy_demo) exec "$python" "$here/benchmarks/$command.py" "$@" ;;
+  demo) run demos.classify "$@" ;;
+  demo_yolov3) run demos.detect "$@" ;;
+  deploy_demo) run demos.deploy "$@" ;;
   test) cd "$here" && exec "$python" -m pytest "$@" ;;
   threshold) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 "$@" ;;
   ratio) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;
@@ -83,6 +91,6 @@ case $command in
     [[ " $* " == *" --resume_epoch"* || " $* " == *" --last_epoch"* ]] || die "after which epoch? bash run.sh resume --resume_epoch 29"
     exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --pretrained_model models/ "$@" ;;
   evaluate) exec "$python" "$here/evaluate.py" --pruned_model models/ --data imagenet "$@" ;;
-  gpu_check) exec "$python" "$here/benchmarks/gpu_check.py" "$@" ;;
-  parity) cd "$here" && exec "$python" -m pytest benchmarks/parity.py "$@" ;;
+  gpu_check) run benchmarks.gpu_check "$@" ;;
+  parity) cd "$here" && exec "$python" -m pytest tests/parity "$@" ;;
 esac

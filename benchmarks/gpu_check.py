@@ -1,6 +1,6 @@
 """Does the GPU compute what the CPU computes, and what does pruning cost there?
 
-    bash run.sh gpu_check       # or: python benchmarks/gpu_check.py [--batch_size 64]
+    bash run.sh gpu_check       # or: python -m benchmarks.gpu_check [--batch_size 64]
 
 Trains MobileNetV1 on the same random pictures from the same weights on the GPU and on the CPU and
 compares losses and masks step by step; then times training steps on the GPU. Sums are rounded
@@ -13,9 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import paddle

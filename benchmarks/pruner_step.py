@@ -1,8 +1,8 @@
 """Times one `pruner.step()` on the CPU: on MobileNetV1's 3.2 million prunable weights, or with
 `--scale` on linear layers of 1 to 500 million.
 
-    python benchmarks/pruner_step.py [--rounds 20] [--paddleslim_python PATH]
-    python benchmarks/pruner_step.py --scale [1M 10M 100M 500M]
+    python -m benchmarks.pruner_step [--rounds 20] [--paddleslim_python PATH]
+    python -m benchmarks.pruner_step --scale [1M 10M 100M 500M]
 
 The yardstick is a memcpy of the weights, timed in the same round. TARGETS says how many of them a
 step should cost at most. `--paddleslim_python` names a Python with Paddle 2.6.2 and PaddleSlim
@@ -21,28 +21,22 @@ import argparse
 import contextlib
 import ctypes
 import gc
-import io
-import json
 import math
-import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import paddle
+import psutil
 from paddle import nn
 from paddle.vision.models import mobilenet_v1
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.peer import Peer, serve
+from benchmarks.report import machine, markdown
 from training.command_line import number, one_line_errors
 from unstructured_pruner import (
     GMPUnstructuredPruner,
@@ -51,6 +45,7 @@ from unstructured_pruner import (
 )
 from unstructured_pruning import host
 
+PROGRAM = ["-W", "ignore", "-m", "benchmarks.pruner_step"]  # this one, in another process
 PRUNERS = {
     "threshold": {"mode": "threshold", "threshold": 0.01},  # PaddleSlim's defaults
     "ratio": {"mode": "ratio", "ratio": 0.55},
@@ -122,59 +117,24 @@ def make_pruner(name: str, model, steps: int) -> UnstructuredPruner:
     return GMPUnstructuredPruner(model, **PRUNERS[name], configs=configs)
 
 
-def serve_paddleslim() -> None:
-    """The second process: for each pruner read from stdin prints a step's ms and the sparsity."""
-    answers = sys.stdout
-    with contextlib.redirect_stdout(io.StringIO()):  # PaddleSlim prints a line a parameter
-        from paddleslim import UnstructuredPruner as PaddleSlimPruner
+def start_paddleslim():
+    """In the second process: its versions, and the function that takes a step with a pruner."""
+    from paddleslim import UnstructuredPruner as PaddleSlimPruner
 
-        trained = {
-            name: Trained(lambda model, name=name: PaddleSlimPruner(model, **PRUNERS[name]))
-            for name in (ROWS[row] for row in COMPARED)
-        }
-        print(metadata.version("paddleslim"), paddle.__version__, file=answers, flush=True)
-        for line in sys.stdin:
-            model = trained[line.strip()]
-            print(model.step_ms(), model.sparsity(), file=answers, flush=True)
+    trained = {
+        name: Trained(lambda model, name=name: PaddleSlimPruner(model, **PRUNERS[name]))
+        for name in (ROWS[row] for row in COMPARED)
+    }
 
+    def step(question: dict) -> dict:
+        model = trained[question["pruner"]]
+        return {"ms": model.step_ms(), "sparsity": model.sparsity()}
 
-class PaddleSlim:
-    """Asks the second process for steps."""
-
-    def __init__(self, python: str):
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in close())
-        self.process = subprocess.Popen(
-            [python, str(Path(__file__).resolve()), "--serve_paddleslim"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-        slim, paddles = self._answer()
-        self.versions = f"PaddleSlim {slim} on Paddle {paddles}"
-
-    def step(self, pruner: str) -> tuple[float, float]:
-        """Milliseconds, and the sparsity after it."""
-        print(pruner, file=self.process.stdin, flush=True)
-        ms, sparsity = self._answer()
-        return float(ms), float(sparsity)
-
-    def _answer(self) -> list[str]:
-        words = self.process.stdout.readline().split()
-        if len(words) != 2:
-            self.process.wait()
-            self.log.seek(0)
-            last = (self.log.read().strip().splitlines() or ["no message"])[-1]
-            raise ChildProcessError(f"the process with PaddleSlim ended: {last}")
-        return words
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-        self.log.close()
+    versions = f"PaddleSlim {metadata.version('paddleslim')} on Paddle {paddle.__version__}"
+    return {"versions": versions}, step
 
 
-def measure(rounds: int, paddleslim: PaddleSlim | None) -> tuple[dict, dict]:
+def measure(rounds: int, paddleslim: Peer | None) -> tuple[dict, dict]:
     """The ms of each round, and the last sparsity, of 'memcpy' and of (whose, row)."""
     steps = 2 * (WARM_UP + rounds)
     trained = {
@@ -194,8 +154,9 @@ def measure(rounds: int, paddleslim: PaddleSlim | None) -> tuple[dict, dict]:
             times["ours", row].append(trained[pruner].step_ms())
             sparsity["ours", row] = trained[pruner].sparsity()
             if paddleslim and row in COMPARED:
-                ms, sparsity["PaddleSlim", row] = paddleslim.step(pruner)
-                times["PaddleSlim", row].append(ms)
+                answer = paddleslim.ask({"pruner": pruner})
+                times["PaddleSlim", row].append(answer["ms"])
+                sparsity["PaddleSlim", row] = answer["sparsity"]
     return {what: ms[WARM_UP:] for what, ms in times.items()}, sparsity
 
 
@@ -229,12 +190,6 @@ def table(times: dict, sparsity: dict) -> str:
             ]
         rows.append(row)
     return markdown(head, rows)
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    rows = [row + [""] * (len(head) - len(row)) for row in rows]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 class Linears:
@@ -290,39 +245,27 @@ def grown_by(do) -> int:
     with contextlib.suppress(OSError, AttributeError):  # gives free memory back, where it is glibc
         ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
-    before = status("VmRSS")
+    before = psutil.Process().memory_info().rss
     do()
-    return status("VmHWM") - before
+    return peak_memory() - before
 
 
-def status(entry: str) -> int:
-    """Bytes of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{entry}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {entry}")
+def peak_memory() -> int:
+    """Bytes of this process since its peak was reset; psutil has none for Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def scale_table(sizes: list[str], rounds: int) -> str:
-    """Every size in a process of its own: one's memory is not another's."""
+    """Every size in a process of its own, whose memory is measured."""
     head = ["", "ms", "ns a weight", "memcpys", "target", "peak extra memory", "target"]
     rows = []
     for name in sizes:
         timed = min(rounds, max(2, SCALES["500M"] // SCALES[name]))  # a few minutes in all
-        program = [
-            sys.executable,
-            "-W",
-            "ignore",
-            str(Path(__file__).resolve()),
-            "--rounds",
-            str(timed),
-        ]
-        result = subprocess.run(
-            [*program, "--measure_scale", name], stdout=subprocess.PIPE, text=True
-        )
-        if result.returncode:
-            raise ChildProcessError(f"the process for {name} ended with {result.returncode}")
-        measured = json.loads(result.stdout.splitlines()[-1])
+        options = ["--rounds", str(timed), "--measure_scale", name]
+        peer = Peer(name, [sys.executable, *PROGRAM, *options])
+        measured = peer.hello
+        peer.end()
         rows += scale_rows(name, measured)
         print(f"{name}: {timed} rounds", file=sys.stderr)
     return markdown(head, rows)
@@ -349,14 +292,6 @@ def scale_rows(name: str, measured: dict) -> list[list[str]]:
     return rows
 
 
-def cpu_model() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:  # Linux
-        for line in lines:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 @one_line_errors
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
@@ -375,39 +310,36 @@ def main(argv=None) -> int:
 
     paddle.set_device("cpu")
     if args.serve_paddleslim:
-        serve_paddleslim()
+        serve(start_paddleslim)
     elif args.measure_scale:
-        print(json.dumps(measure_scale(SCALES[args.measure_scale], args.rounds)))
+        serve(lambda: (measure_scale(SCALES[args.measure_scale], args.rounds), None))
     elif args.scale is not None:
         rows = scale_table(args.scale or list(SCALES), args.rounds)
         print(f"Square linear layers up to {WIDEST}x{WIDEST}, float32; medians")
-        print(f"{machine()}\n\n{rows}")
+        print(f"{versions()}\n\n{rows}")
     else:
         compare_on_mobilenet(args.rounds, args.paddleslim_python)
     return 0
 
 
 def compare_on_mobilenet(rounds: int, paddleslim_python: str | None) -> None:
-    paddleslim = PaddleSlim(paddleslim_python) if paddleslim_python else None
+    paddleslim = None
+    if paddleslim_python:
+        paddleslim = Peer("PaddleSlim", [paddleslim_python, *PROGRAM, "--serve_paddleslim"])
     times, sparsity = measure(rounds, paddleslim)
     weights = prunable_parameters(mobilenet_v1(num_classes=10)).values()
     print(
         f"MobileNetV1, 10 classes: {sum(w.size for w in weights):,} prunable weights in "
         f"{len(weights)} tensors; medians of {rounds} rounds"
     )
-    print(machine() + (f", {paddleslim.versions}" if paddleslim else "") + "\n")
+    print(versions() + (f", {paddleslim.hello['versions']}" if paddleslim else "") + "\n")
     print(table(times, sparsity))
     if paddleslim:
-        paddleslim.close()
+        paddleslim.end()
 
 
-def machine() -> str:
-    load = os.getloadavg()[0]  # the rounds are only as good as the machine is quiet
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
-    return (
-        f"{cpu_model()}, {os.cpu_count()} cores, load {load:.1f}; {versions}, "
-        f"Paddle {paddle.__version__}"
-    )
+def versions() -> str:
+    return machine(numpy=np.__version__, Paddle=paddle.__version__)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast imagenet_reader.py reads ImageNet for training, beside PaddleSlim's demo reader.
 
-    python benchmarks/reader.py
+    python -m benchmarks.reader
 
 Writes photographs of ImageNet's usual 500x375 as JPEGs and reads them in turns with both, in one
 process and one thread. Times are CPU times, medians over the rounds. Quality 90 is the default;
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,8 +25,7 @@ import simplejpeg
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.report import machine, markdown
 from imagenet_reader import ImageNetDataset
 from readers.pictures import decode, random_box, resize
 
@@ -81,14 +79,6 @@ def apart_from_lanczos(path: Path, rng: np.random.Generator) -> float:
     return float(np.abs(resize(part, 224, 224) - np.asarray(lanczos, np.float32)).mean())
 
 
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -124,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
         readers = {"PaddleSlim's demo reader": paddleslim, "imagenet_reader.py": ours}
         times = {name: [] for name in readers}
-        for epoch in range(args.rounds + 1):  # the first one warms up
+        for epoch in range(1 + args.rounds):  # the first round warms up
             for name, reader in readers.items():
                 start = time.process_time()
                 reader(epoch)
@@ -134,17 +124,15 @@ def main(argv: list[str] | None = None) -> int:
 
     print(f"{args.pictures} JPEGs of {WIDTH}x{HEIGHT}, quality {args.quality}, ", end="")
     print(f"{args.subsampling}, {size:.0f} kB each; {args.rounds} rounds, one thread")
-    print(f"{'reader':26}{'ms a picture':>14}{'(from - to)':>16}{'pictures/s':>12}")
-    medians = []
-    for name, (_, *ms) in times.items():
-        medians.append(statistics.median(ms))
-        spread = f"({min(ms):.2f} - {max(ms):.2f})"
-        print(f"{name:26}{medians[-1]:14.2f}{spread:>16}{1000 / medians[-1]:12.0f}")
+    medians = [statistics.median(ms[1:]) for ms in times.values()]
+    rows = [
+        [name, f"{median:.2f}", f"{min(ms[1:]):.2f} - {max(ms[1:]):.2f}", f"{1000 / median:.0f}"]
+        for (name, ms), median in zip(times.items(), medians)
+    ]
+    print(f"\n{markdown(['reader', 'ms a picture', 'from - to', 'pictures/s'], rows)}\n")
     print(f"resized parts are {apart:.1f} of 255 grey levels from those by Lanczos, on average")
-    print(f"{cpu_name()}; Python {platform.python_version()}, numpy {np.__version__}, ", end="")
-    print(
-        f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, OpenCV {cv2.__version__}"
-    )
+    versions = {"Pillow": PIL, "simplejpeg": simplejpeg, "OpenCV": cv2, "numpy": np}
+    print(machine(**{name: module.__version__ for name, module in versions.items()}))
     print(f"{medians[0] / medians[1]:.1f} times as many pictures a second and core")
     return 0
 

@@ -1,6 +1,6 @@
 """Does a training that is killed again and again end bit for bit where an undisturbed one does?
 
-    python benchmarks/soak.py --kills 30 [--work_dir DIR]         # Linux, no GPU, some 10 minutes
+    python -m benchmarks.soak --kills 30 [--work_dir DIR]         # Linux, no GPU, some 10 minutes
 
 Two trainings on scikit-learn's digits, one process and two ranks under Paddle's launcher, run once
 undisturbed and once with SIGKILLs, each followed by the same command with --resume_epoch latest.
@@ -26,13 +26,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from training import checkpoint
+from benchmarks.peer import ROOT
+from training import checkpoint, folders
 from training.command_line import number, one_line_errors
 
-ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ["--data", "digits", "--scale", "0.25", "--use_gpu", "false", "--num_workers", "0"]
 OPTIONS += ["--model_period", "1", "--save_steps", "4", "--keep", "3", "--test_period", "2"]
 OPTIONS += ["--resume_epoch", "latest"]
@@ -40,29 +39,31 @@ BATCH = 32  # of all ranks: 44 steps an epoch
 MARK = "PRUNING_SOAK"  # with our process id in the environment of all processes started here
 
 
-def environment(pid: int) -> dict[str, str]:
-    """Of a process; empty where it has ended or is another user's."""
-    try:
-        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return {}
-    return dict(entry.partition("=")[::2] for entry in entries if entry)
-
-
-def processes() -> dict[str, int]:
+def processes() -> dict[str, psutil.Process]:
     """Those started here that are alive, by rank; '' is the launcher, or a lone training."""
-    pids = sorted((int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()), reverse=True)
-    found = {pid: environment(pid) for pid in pids}  # the first of a rank last: train.py itself
-    ours = {pid: env for pid, env in found.items() if env.get(MARK) == str(os.getpid())}
-    return {env.get("PADDLE_TRAINER_ID", ""): pid for pid, env in ours.items()}
+    ours = [
+        process
+        for process in psutil.process_iter(["environ", "create_time"])
+        if (process.info["environ"] or {}).get(MARK) == str(os.getpid())
+    ]
+    ours.sort(key=lambda process: process.info["create_time"], reverse=True)
+    # The first process of a rank comes last and stays: train.py itself, none that it started.
+    return {process.info["environ"].get("PADDLE_TRAINER_ID", ""): process for process in ours}
+
+
+def running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_all() -> None:
     """Ranks are in sessions of their own, so that no single group has them all."""
     while there := processes():
-        for _, pid in sorted(there.items()):  # the launcher first
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for rank in sorted(there):  # the launcher first
+            with contextlib.suppress(psutil.NoSuchProcess):
+                there[rank].kill()
         time.sleep(0.05)
 
 
@@ -78,23 +79,24 @@ def wait(process: subprocess.Popen, event=lambda: False, pause=0.05, seconds=600
     return True
 
 
-def difference(one: Path, other: Path) -> str:
+def difference(first: Path, second: Path) -> str:
     """What differs between the ends of two trainings; '' where they are equal bit for bit."""
-    a, b = checkpoint.find_latest(one), checkpoint.find_latest(other)
-    if a is None or b is None or a.name != b.name:
-        return f"the newest checkpoints: {a} and {b}"
-    for folder, latest in ((one, a), (other, b)):
-        if (link := folder / checkpoint.STATE).resolve().parent != latest.resolve():
+    a, b = folders.find_latest(first), folders.find_latest(second)
+    if a is None or b is None or a.position != b.position:
+        return f"the newest checkpoints: {a and a.folder} and {b and b.folder}"
+    a, b = a.folder, b.folder
+    for folder, latest in ((first, a), (second, b)):
+        if (link := folder / folders.STATE).resolve().parent != latest.resolve():
             return f"a link: {link} is not that of {latest.name}"
     parts = {
-        "weights": lambda folder, latest: checkpoint.read_arrays(checkpoint.find_weights(latest)),
-        "best weights": lambda folder, latest: checkpoint.read_arrays(folder / checkpoint.BEST),
-        "optimizer": lambda folder, latest: checkpoint.read_arrays(latest / checkpoint.OPTIMIZER),
-        "masks": lambda folder, latest: dict(np.load(latest / checkpoint.MASKS)),
-        "metrics": lambda folder, latest: dict(enumerate(untimed(checkpoint._metrics(folder)))),
+        "weights": lambda folder, latest: checkpoint.read_arrays(folders.find_weights(latest)),
+        "best weights": lambda folder, latest: checkpoint.read_arrays(folder / folders.BEST),
+        "optimizer": lambda folder, latest: checkpoint.read_arrays(latest / folders.OPTIMIZER),
+        "masks": lambda folder, latest: dict(np.load(latest / folders.MASKS)),
+        "metrics": lambda folder, latest: dict(enumerate(untimed(folders.read_metrics(folder)))),
     }
     for part, read in parts.items():
-        here, there = read(one, a), read(other, b)
+        here, there = read(first, a), read(second, b)
         if here.keys() != there.keys():
             return f"{part}: the names {sorted(here.keys() ^ there.keys())}"
         for name in here:
@@ -149,18 +151,18 @@ class Training:
 
     def kill(self, rank: str, saving: bool, rng: np.random.Generator) -> bool:
         """Starts it and kills it; False where it ended before."""
-        pids: dict[str, int] = {}
-        before, met = set(checkpoint._saved(self.killed)), set()
+        there: dict[str, psutil.Process] = {}
+        before, seen = set(folders.checkpoints(self.killed)), set()
         let_pass = rng.integers(4)  # saves, so that the training gets on
         start, process = time.time(), self.start(self.killed)
 
         def all_ranks() -> bool:
-            pids.update(processes())
-            return all(rank in pids for rank in self.ranks)
+            there.update(processes())
+            return set(self.ranks) <= set(there)
 
         def saved_enough() -> bool:
-            met.update(checkpoint._saved(self.killed))
-            return len(met - before) >= let_pass
+            seen.update(folders.checkpoints(self.killed))
+            return len(seen - before) >= let_pass
 
         def save_under_way() -> bool:  # the hidden folder that an earlier kill left is older
             try:
@@ -173,10 +175,10 @@ class Training:
             time.sleep(rng.uniform(0, 3))
         elif alive:
             alive = wait(process, save_under_way, 0.0005)
-        if not alive or not all(environment(pids[rank]) for rank in self.ranks):
+        if not alive or not all(running(there[rank]) for rank in self.ranks):
             self.finish(process)
             return False
-        os.kill(pids[rank], signal.SIGKILL)
+        there[rank].kill()
         wait(process, seconds=60)
         if process.returncode == 0 or (left := processes()):
             why = f"it left the ranks {sorted(left)}" if process.returncode else "its status is 0"
@@ -186,8 +188,10 @@ class Training:
         return True
 
     def reached(self) -> str:
-        states = [checkpoint.verify(path) for path in checkpoint._saved(self.killed).values()]
-        return f"newest checkpoint at step {states[-1]['step']}" if states else "no checkpoint yet"
+        all_saved = [folders.verified(p) for p in folders.checkpoints(self.killed).values()]
+        return (
+            f"newest checkpoint at step {all_saved[-1].step}" if all_saved else "no checkpoint yet"
+        )
 
 
 def soak(trainings: list[Training], kills: int) -> None:
@@ -226,7 +230,7 @@ def main(argv=None) -> None:
     add("--work_dir", type=Path, metavar="DIR", help="new or empty (default: a temporary one)")
     args = parser.parse_args(argv)
     if sys.platform != "linux":
-        raise NotImplementedError("processes are found by Linux's /proc")
+        raise NotImplementedError("tested on Linux alone")
     folder = (args.work_dir or Path(tempfile.mkdtemp(prefix="soak-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):

@@ -1,6 +1,6 @@
 """What pruning costs a training: images/s of MobileNetV1 dense and pruned, on the CPU.
 
-    python benchmarks/train_overhead.py [--scale 1.0] [--rounds 15]
+    python -m benchmarks.train_overhead [--scale 1.0] [--rounds 15]
 
 Three networks (dense, threshold mode, ratio mode) take their steps in turn, in the order of
 train.py: forward, loss, backward, opt.step(), lr.step(), pruner.step(), clear_grad(). The loss of
@@ -12,20 +12,15 @@ of the same network differ by more than that on a machine that is not quiet, the
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import time
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle.vision.models import mobilenet_v1
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.report import machine, markdown
 from training.command_line import number, one_line_errors
 from unstructured_pruner import UnstructuredPruner
 
@@ -86,10 +81,8 @@ def measure(scale: float, batch_size: int, rounds: int) -> tuple[dict, dict]:
 
 
 def table(seconds: dict, pruning: dict, batch_size: int) -> str:
-    lines = [
-        "| training | images/s | lost | target | ms a step | pruner.step(), ms | its share |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    head = ["training", "images/s", "lost", "target", "ms a step", "pruner.step(), ms", "its share"]
+    rows = []
     for name in PRUNERS:
         step = statistics.median(seconds[name])
         cells = [name, f"{batch_size / step:.1f}", "", "", f"{1000 * step:.1f}", "", ""]
@@ -98,8 +91,8 @@ def table(seconds: dict, pruning: dict, batch_size: int) -> str:
             share = statistics.median(p / s for p, s in zip(pruning[name], seconds[name]))
             cells[2:4] = f"{1 - dense:.1%}", f"<= {TARGET}%"
             cells[5:] = f"{1000 * statistics.median(pruning[name]):.1f}", f"{share:.1%}"
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(head, rows)
 
 
 @one_line_errors
@@ -117,8 +110,7 @@ def main(argv=None) -> int:
     seconds, pruning = measure(args.scale, args.batch_size, args.rounds)
     print(
         f"MobileNetV1 x{args.scale}, 32x32 pictures, batch {args.batch_size}; medians of "
-        f"{args.rounds} rounds; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, Paddle {paddle.__version__}\n"
+        f"{args.rounds} rounds\n{machine(Paddle=paddle.__version__)}\n"
     )
     print(table(seconds, pruning, args.batch_size))
     return 0

@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
 import paddle
@@ -16,6 +15,7 @@ from readers.sampler import EpochBatchSampler
 
 
 def available_cores() -> int:
+    """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -24,8 +24,9 @@ def available_cores() -> int:
 class Loader:
     """Batches of a data set as lists of tensors, read by processes or, with 0 workers, in this one.
 
-    An error in a data set is raised here as a ValueError with its message. (A plain DataLoader of
-    Paddle waits for ever without workers, and with them dies of an error that names nothing.)
+    With workers an error in a data set is raised here as a ValueError with its message, without
+    them as it is. (A plain DataLoader of Paddle waits for ever without workers, and with them dies
+    of an error that names nothing.)
     """
 
     def __init__(self, dataset, batch_sampler: EpochBatchSampler, num_workers: int):
@@ -91,7 +92,7 @@ def _end_with_parent(worker: int) -> None:
 
 
 def _collate(samples: list) -> list[np.ndarray]:
-    """A column of the samples each; or the first error's message alone, as bytes."""
+    """An array for each column of the samples; or the first error's message alone, as bytes."""
     for sample in samples:
         if isinstance(sample, (ValueError, OSError)):
             return [np.frombuffer(str(sample).encode(), np.uint8)]

@@ -16,17 +16,31 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-MEAN = np.float32([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # of ImageNet's RGB, in 0..1
+# Of ImageNet's RGB, in 0..1.
+MEAN = np.float32([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = np.float32([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 AREA = (0.08, 1.0)  # of a random crop, as a part of the picture's (Szegedy et al., 2014)
 RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB of RGB
 MAX_BYTES = 3 * MAX_PIXELS + (1 << 20)  # of a file: all of them uncompressed, and headers
-MAX_SCANNED = 20 * MAX_PIXELS  # pixels by scans of a JPEG; a progressive one has about 10
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # the rest of Pillow's stay shut
+MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG; a progressive one has about 10
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "WEBP",
+    "PPM",
+)  # that Pillow may decode
 
 
 def open_file(path: str) -> io.BufferedReader:
+    """
+    Raises:
+        FileNotFoundError: there is none, it cannot be opened, or it is a pipe or a device. The
+            message does not name the file.
+    """
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe, or zeros without end
@@ -37,6 +51,11 @@ def open_file(path: str) -> io.BufferedReader:
 
 
 def read_file(path: str) -> bytes:
+    """
+    Raises:
+        FileNotFoundError: as `open_file`.
+        ValueError: it is larger than any picture that is read.
+    """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
@@ -48,6 +67,9 @@ def decode(data: bytes, fast: bool = False) -> np.ndarray:
     """The RGB pixels of a picture, uint8 [H, W, 3]; ordinary JPEGs by simplejpeg.
 
     `fast` saves a tenth of their time and puts a pixel off by 1 or 2 of 255 on the average.
+
+    Raises:
+        ValueError: it is empty, cut short, too large or not a picture.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -90,10 +112,11 @@ def check_size(height: int, width: int) -> None:
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear and, where it shrinks, antialiased: the mean of k x k samples makes a pixel.
+    """uint8 or float32 [H, W, 3] to [height, width, 3], bilinear.
 
-    Samples at most 1.25 pixels apart miss none. As close to Pillow's antialiased resize as OpenCV's
-    INTER_AREA is, in a third of its time.
+    Antialiased where it shrinks: a pixel is then the mean of k x k samples, at most 1.25 pixels
+    apart, so that they miss none. As close to Pillow's antialiased resize as OpenCV's INTER_AREA
+    is, in a third of its time.
     """
     cv2.setNumThreads(0)  # the loader's workers are the parallelism; it costs nothing to repeat
     step = max(pixels.shape[0] / height, pixels.shape[1] / width)
@@ -116,11 +139,13 @@ def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, 
 
 
 def random_crop(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A part of the picture (`random_box`), resized to [size, size, 3]."""
     top, left, height, width = random_box(*pixels.shape[:2], rng)
     return resize(pixels[top : top + height, left : left + width], size, size)
 
 
 def random_flip(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """With a probability of 1/2: left and right exchanged."""
     return cv2.flip(pixels, 1) if rng.random() < 0.5 else pixels
 
 
@@ -138,12 +163,13 @@ def resize_short(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The middle [size, size, 3] of a picture."""
     top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
     return pixels[top : top + size, left : left + size]
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] to float32 [3, H, W]."""
+    """uint8 [H, W, 3] to float32 [3, H, W], by ImageNet's mean and standard deviation."""
     image = np.stack(cv2.split(pixels)).astype(np.float32)
     image *= 1 / (255 * STD)
     image -= MEAN / STD

@@ -177,8 +177,8 @@ def _tuple(items: tuple) -> tuple:  # how paddle.save writes a tensor: tuple((na
 _ADMITTED = {
     "collections.OrderedDict": lambda: {},  # a plain dict keeps the order and has no attributes
     "builtins.tuple": _tuple,
-    "__builtin__.tuple": _tuple,  # in protocol 2, as the next
-    "__builtin__.bytes": lambda: b"",
+    "__builtin__.tuple": _tuple,  # in protocol 2
+    "__builtin__.bytes": lambda: b"",  # in protocol 2
     "numpy.ndarray": _ndarray,
     "numpy.dtype": _dtype,
     "numpy.core.multiarray._reconstruct": _array,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,13 +9,17 @@ import paddle
 
 
 class EpochBatchSampler(paddle.io.BatchSampler):
-    """Lists of sample numbers for DataLoader(batch_sampler=...); `batch_size` is that of one rank.
+    """Lists of sample numbers for DataLoader(batch_sampler=...).
 
-    drop_last (training): the ranks together see, step by step, what one rank with a batch of
-    batch_size * world_size sees, and all take as many steps. Otherwise (evaluation): batches are
-    dealt to the ranks in turn, each sample once; the last may be short, a rank may have one less.
-    sizes: the smallest and the largest side of pictures. Then pairs of sample number and side are
-    given: in each step another multiple of 32, the same on all ranks.
+    Args:
+        batch_size: of one rank.
+        drop_last: True for training: the ranks together see, step by step, what a single rank with
+            a batch of batch_size * world_size sees, and all take as many steps. False for
+            evaluation: batches are dealt to the ranks in turn, each sample once; the last batch
+            may be short, and a rank may have one batch less.
+        sizes: the smallest and the largest side of pictures, multiples of 32. The lists are then
+            of pairs (sample number, side): in each step another multiple of 32 from that range,
+            the same on all ranks.
 
     Raises:
         ValueError: nothing to sample from, too little for one step, or a bad size or rank.
@@ -48,10 +51,12 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         self.num_samples, self.batch_size, self.seed, self.epoch = num_samples, batch_size, seed, 0
         self.shuffle, self.drop_last, self.done, self.sizes = shuffle, drop_last, 0, sizes
         stop = num_samples - num_samples % step if drop_last else num_samples
-        self.starts = range(rank * batch_size, stop, step)  # of this rank's batches, in the order
+        self.starts = range(
+            rank * batch_size, stop, step
+        )  # of this rank's batches: places in the order
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
-        """The order of this epoch, without its first `done` batches of a rank."""
+        """From now on this epoch's order, without the first `done` batches of each rank."""
         self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import tarfile
-import zlib  # before paddle: 2.6 crashes in zlib on some Pythons otherwise
+import zlib
 from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -35,7 +35,8 @@ MAX_MEMBER = 64 << 20  # bytes; a batch of CIFAR-10 has 31 million
 MAX_ARCHIVE = 256 << 20  # bytes unpacked; all of CIFAR-10 has 186 million
 MAX_HEADER = 1 << 20  # bytes between two members: long names and the like, of which it has none
 MAX_MEMBERS = 1000  # it has 9; tarfile keeps them all
-MAX_IMAGES, MAX_LABELS = 64 << 20, 128 << 10  # bytes; Fashion-MNIST's have 47 million and 60,008
+MAX_IMAGES = 64 << 20  # bytes unpacked; Fashion-MNIST's have 47 million
+MAX_LABELS = 128 << 10  # bytes unpacked; Fashion-MNIST's have 60,008
 DAMAGE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, struct.error,
           RecursionError)  # fmt: skip
 
@@ -47,7 +48,9 @@ class _SmallImages(paddle.io.Dataset):
         data_dir: folder of the data set's files; None for `default_dir`.
         mode: "train" (augmented) or "val".
         seed: of the augmentation, at least 0.
-        image_size: side of the pictures that are given, enlarged from 32.
+        image_size: side of the images, which are enlarged from 32.
+
+    Item i is (image, label): float32 [3, image_size, image_size], normalised, and int64 [].
 
     Raises:
         ValueError: a file is damaged or holds something else; the message names it.
@@ -56,12 +59,13 @@ class _SmallImages(paddle.io.Dataset):
 
     num_classes = 10
     default_dir: str | None = None
-    train_files: tuple = ()  # (URL, MD5) of each
-    val_files: tuple = ()
+    train_files: tuple = ()  # a (URL, MD5) for each
+    val_files: tuple = ()  # the same
     white = 255  # the brightest value in `images`
     mean: tuple = (0.5,)  # of values scaled to 0..1, by channel
     std: tuple = (0.5,)
-    pad, flip = 4, True  # how far a training image is shifted, and whether it may be mirrored
+    pad = 4  # pixels by which a training image is shifted, at most
+    flip = True  # whether it may be mirrored
 
     def __init__(self, data_dir, mode: str, seed: int = 0, image_size: int = 32):
         super().__init__()

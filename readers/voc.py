@@ -1,4 +1,4 @@
-"""Pascal VOC, or pictures of yours in its layout, as a paddle.io.Dataset, and its transforms.
+"""Pascal VOC, or pictures of yours in its layout, as a paddle.io.Dataset.
 
     data_dir/VOC2007/, data_dir/VOC2012/      either or both; or data_dir itself holds
         JPEGImages/000001.jpg                 (or .jpeg, .png)
@@ -7,22 +7,20 @@
         ImageSets/Main/train.txt, val.txt         these
     data_dir/label_list.txt                   names of the classes, in order; else VOC's twenty
 
-All annotations are read and checked at the start, pictures looked for; readers/pictures.py decodes.
-A transform is a function of a Sample and a random generator: no other state.
+At the start all annotations are read and checked, and it is seen that every picture has a file.
 """
 
 from __future__ import annotations
 
 import os
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import paddle
 
-from readers.pictures import MEAN, decode, normalize, open_file, read_file, resize
+from readers.pictures import decode, normalize, open_file, read_file, resize
+from readers.voc_augment import AUGMENTATIONS, Sample, mixup, target
 
 CLASSES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -30,29 +28,21 @@ CLASSES = [
     *("train", "tvmonitor"),
 ]
 YEARS = ("VOC2007", "VOC2012")
-MAX_BOXES = 50  # of a picture in training
 MAX_XML = 1 << 20  # bytes; VOC's largest annotation has 16,000
 MAX_LIST = 64 << 20  # bytes; a million names of VOC's have 12 million
 MAX_LABELS = 128 << 10  # bytes; the 9,418 names of YOLO9000 have 99,137
-MAX_EDGE = 10_000  # pixels: resize() takes the square of the longer side's 8,000
+MAX_EDGE = 10_000  # pixels; of 10,000 x 1 resize() makes about 8,000 x 8,000 on its way
 ENDS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-MAX_SIDE = 1024  # of a picture in training; VOC's have 500 at most, and expand() makes them 4 times
-
-
-class Sample(NamedTuple):
-    pixels: np.ndarray  # uint8 [H, W, 3]
-    boxes: np.ndarray  # float32 [N, 4]: x1, y1, x2, y2 in pixels, 0 at the left and the top edge
-    labels: np.ndarray  # int32 [N]
-    weights: np.ndarray  # float32 [N]: of the boxes in the loss
+MAX_TRAIN_EDGE = 1024  # pixels before expand(), which makes up to 4 times as many; VOC has 500
 
 
 class Objects(NamedTuple):
-    """What an annotation tells."""
+    """What an annotation says of its picture."""
 
-    boxes: np.ndarray  # float32 [N, 4], as in a Sample
+    boxes: np.ndarray  # float32 [N, 4]: x1, y1, x2, y2 in pixels, as in a Sample
     labels: np.ndarray  # int32 [N]
     difficult: np.ndarray  # bool [N]
-    size: tuple[int, int] | None  # height and width of the picture
+    size: tuple[int, int] | None  # height and width of the picture, None where it does not say
 
 
 class VOCDataset(paddle.io.Dataset):
@@ -137,7 +127,7 @@ class VOCDataset(paddle.io.Dataset):
 
     def sample(self, index: int) -> Sample:
         pixels, objects = self.pixels(index), self.objects[index]
-        shrink = min(1.0, MAX_SIDE / max(pixels.shape[:2]))
+        shrink = min(1.0, MAX_TRAIN_EDGE / max(pixels.shape[:2]))
         if shrink < 1:
             pixels = resize(pixels, *(max(1, round(side * shrink)) for side in pixels.shape[:2]))
         weights = np.ones(len(objects.boxes), np.float32)
@@ -145,7 +135,11 @@ class VOCDataset(paddle.io.Dataset):
 
 
 def read_classes(data_dir: str | os.PathLike) -> list[str]:
-    """The names of the classes, from label_list.txt or VOC's."""
+    """The names of the classes, from label_list.txt or VOC's.
+
+    Raises:
+        ValueError: it names none, or one twice, is too large or not in UTF-8.
+    """
     path = os.path.join(data_dir, "label_list.txt")
     if not os.path.exists(path):
         return CLASSES
@@ -157,15 +151,18 @@ def read_classes(data_dir: str | os.PathLike) -> list[str]:
     return classes
 
 
-def read_text(path: str, most: int) -> str:
-    """UTF-8 text of at most so many bytes."""
+def read_text(path: str, max_bytes: int) -> str:
+    """
+    Raises:
+        FileNotFoundError, ValueError: naming the file, which is missing, larger or not in UTF-8.
+    """
     try:
         with open_file(path) as file:
-            data = file.read(most + 1)
+            data = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: {error}") from None
-    if len(data) > most:
-        raise ValueError(f"{path} has more than {most:,} bytes")
+    if len(data) > max_bytes:
+        raise ValueError(f"{path} has more than {max_bytes:,} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -173,7 +170,12 @@ def read_text(path: str, most: int) -> str:
 
 
 def list_names(data_dir: str, mode: str) -> list[tuple[str, str]]:
-    """Folder and name of every picture of 'train' or 'val'."""
+    """Folder and name of every picture of 'train' or 'val'.
+
+    Raises:
+        FileNotFoundError: there is no list, or an empty one.
+        ValueError: a line names no picture.
+    """
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"there is no data folder {data_dir}; give another --data_dir")
     years = [os.path.join(data_dir, year) for year in YEARS]
@@ -204,6 +206,7 @@ def list_names(data_dir: str, mode: str) -> list[tuple[str, str]]:
 
 
 def find_picture(folder: str, name: str) -> str:
+    """The path of the picture of this name; FileNotFoundError if there is none."""
     paths = [os.path.join(folder, "JPEGImages", name + end) for end in ENDS]
     for path in paths:
         if os.path.exists(path):
@@ -254,15 +257,19 @@ def read_annotation(path: str, classes: list[str]) -> Objects:
 
 
 def inside(boxes: np.ndarray, size: tuple[float, float]) -> np.ndarray:
-    """The boxes on a picture of this height and width; an edge may lie a pixel outside of it."""
+    """The boxes, float32 [N, 4], clipped to a picture of this height and width.
+
+    Raises:
+        ValueError: an edge lies more than a pixel outside, or a box has no area.
+    """
     edges = np.float32([size[1], size[0], size[1], size[0]])
-    kept = np.minimum(boxes.clip(0), edges)
-    for number, (box, given) in enumerate(zip(kept, boxes), 1):
-        if np.abs(box - given).max() > 1:
+    clipped = np.minimum(boxes.clip(0), edges)
+    for number, (box, cut) in enumerate(zip(boxes, clipped), 1):
+        if np.abs(cut - box).max() > 1:
             raise ValueError(f"object {number}: its box leaves the picture")
-        if not (box[:2] < box[2:]).all():
+        if not (cut[:2] < cut[2:]).all():
             raise ValueError(f"object {number}: its box has no area")
-    return kept
+    return clipped
 
 
 def value(element: ElementTree.Element, key: str) -> float:
@@ -275,118 +282,3 @@ def value(element: ElementTree.Element, key: str) -> float:
     if not abs(number) < 1e7:
         raise ValueError(f"{element.tag} has no {key} that is a number, but {text[:100]!r}")
     return number
-
-
-def mixup(one: Sample, other: Sample, share: float) -> Sample:
-    """Both pictures over each other (Zhang et al., 2019): `share` of the first one."""
-    height, width = np.maximum(one.pixels.shape[:2], other.pixels.shape[:2])
-    mixed = np.zeros((height, width, 3), np.float32)
-    for sample, part in ((one, share), (other, 1 - share)):
-        mixed[: sample.pixels.shape[0], : sample.pixels.shape[1]] += sample.pixels * np.float32(
-            part
-        )
-    return Sample(
-        mixed.round().astype(np.uint8),
-        np.concatenate([one.boxes, other.boxes]),
-        np.concatenate([one.labels, other.labels]),
-        np.concatenate([one.weights * share, other.weights * (1 - share)]).astype(np.float32),
-    )
-
-
-def distort(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Brightness, contrast, saturation (each x 0.5 to 1.5) and hue (by up to 18 degrees), each in
-    one of two pictures, in random order."""
-    pixels = sample.pixels.astype(np.float32)
-    for change in rng.permutation(4):
-        if rng.random() < 0.5:
-            continue
-        factor = np.float32(rng.uniform(0.5, 1.5))  # of the first three
-        if change == 0:
-            pixels = pixels * factor
-        elif change == 1:
-            pixels = (pixels - pixels.mean()) * factor + pixels.mean()
-        else:
-            hsv = cv2.cvtColor(pixels.clip(0, 255) / 255, cv2.COLOR_RGB2HSV)  # 0..360, 0..1, 0..1
-            if change == 2:
-                hsv[..., 1] = (hsv[..., 1] * factor).clip(0, 1)
-            else:
-                hsv[..., 0] = (hsv[..., 0] + np.float32(rng.uniform(-18, 18))) % 360
-            pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255
-    return sample._replace(pixels=pixels.clip(0, 255).round().astype(np.uint8))
-
-
-def expand(sample: Sample, rng: np.random.Generator) -> Sample:
-    """In one of two pictures: somewhere on a canvas of the mean colour, up to 4 times as wide."""
-    if rng.random() < 0.5:
-        return sample
-    height, width = sample.pixels.shape[:2]
-    ratio = rng.uniform(1, 4)
-    canvas_height, canvas_width = round(height * ratio), round(width * ratio)
-    top = int(rng.integers(canvas_height - height + 1))
-    left = int(rng.integers(canvas_width - width + 1))
-    canvas = np.empty((canvas_height, canvas_width, 3), np.uint8)
-    canvas[:] = (MEAN.ravel() * 255).round()
-    canvas[top : top + height, left : left + width] = sample.pixels
-    return sample._replace(pixels=canvas, boxes=sample.boxes + np.float32([left, top, left, top]))
-
-
-def crop(sample: Sample, rng: np.random.Generator) -> Sample:
-    """A random part that overlaps some box by a random IoU or more (Liu et al., SSD, 2016), or
-    all; boxes with their middle outside are dropped, the others cut."""
-    height, width = sample.pixels.shape[:2]
-    least = rng.choice([-1.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
-    if least < 0 or not len(sample.boxes):
-        return sample
-    middles = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
-    for _ in range(50):
-        part, ratio = rng.uniform(0.3, 1), np.sqrt(rng.uniform(0.5, 2))
-        ratio = np.clip(ratio, part, 1 / part)
-        w, h = round(width * part * ratio), round(height * part / ratio)
-        if w < 1 or h < 1:
-            continue
-        left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-        window = np.float32([left, top, left + w, top + h])
-        inside = ((middles > window[:2]) & (middles < window[2:])).all(1)
-        if inside.any() and iou(window[None], sample.boxes).max() >= least:
-            boxes = sample.boxes[inside].clip(np.tile(window[:2], 2), np.tile(window[2:], 2))
-            return Sample(
-                sample.pixels[top : top + h, left : left + w],
-                boxes - np.tile(window[:2], 2),
-                sample.labels[inside],
-                sample.weights[inside],
-            )
-    return sample
-
-
-def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box [N, 4] with every other [M, 4]: float64 [N, M]."""
-    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
-    corners = np.maximum(boxes[:, None, :2], others[:, :2])
-    sides = (np.minimum(boxes[:, None, 2:], others[:, 2:]) - corners).clip(0)
-    shared = sides.prod(2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (others[:, 2:] - others[:, :2]).prod(1)
-    return shared / np.maximum(areas - shared, np.finfo(np.float64).tiny)
-
-
-def flip(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Left and right exchanged, in one of two pictures."""
-    if rng.random() < 0.5:
-        return sample
-    boxes = sample.boxes.copy()
-    boxes[:, [2, 0]] = sample.pixels.shape[1] - sample.boxes[:, [0, 2]]
-    return sample._replace(pixels=cv2.flip(sample.pixels, 1), boxes=boxes)
-
-
-AUGMENTATIONS = {"full": (distort, expand, crop, flip), "flip": (flip,)}
-
-
-def target(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What the network and its loss take: see VOCDataset. Boxes beyond the 50th are dropped."""
-    count = min(MAX_BOXES, len(sample.boxes))
-    sides = np.float32(sample.pixels.shape[1::-1])
-    boxes, labels = np.zeros((MAX_BOXES, 4), np.float32), np.zeros(MAX_BOXES, np.int32)
-    weights = np.zeros(MAX_BOXES, np.float32)
-    low, high = sample.boxes[:count, :2] / sides, sample.boxes[:count, 2:] / sides
-    boxes[:count] = np.concatenate([(low + high) / 2, high - low], 1)
-    labels[:count], weights[:count] = sample.labels[:count], sample.weights[:count]
-    return normalize(resize(sample.pixels, size, size)), boxes, labels, weights

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 import sparse_runtime
-from training import checkpoint
+from training import train_state
 from training.options import RUNTIMES
 
 NAMES = RUNTIMES
@@ -18,25 +18,28 @@ PADDLE = "inference"
 
 
 def files(name: str, folder: Path) -> list[str]:
-    """Names of what an export consists of."""
+    """Names of the files in `folder` that an export for this runtime consists of."""
     old = (folder / f"{PADDLE}.pdmodel").is_file()  # Paddle 2
     program = f"{PADDLE}.{'pdmodel' if old else 'json'}"
     return {"onnx": [ONNX], "sparse": [SPARSE], "paddle": [program, f"{PADDLE}.pdiparams"]}[name]
 
 
 def stale(name: str) -> list[str]:
-    """Names of files that an earlier export may have left beside a new one."""
+    """Names of files that an earlier export for this runtime, by another Paddle, may have left."""
     return [f"{PADDLE}.pdmodel", f"{PADDLE}.json"] if name == "paddle" else []
 
 
 class Exported:
-    """An exported network in the place of a paddle.nn.Layer: tensors in, tensors out."""
+    """An exported network in the place of a paddle.nn.Layer.
+
+    Called with float32 [N, C, H, W] it returns its output, or a list of them if there are several.
+    """
 
     def __init__(self, run):
         self.run = run
 
     def eval(self) -> None:
-        """It knows nothing else."""
+        """It has no training mode."""
 
     def __call__(self, images: paddle.Tensor):
         outputs = [paddle.to_tensor(output) for output in self.run(images.numpy())]
@@ -44,7 +47,8 @@ class Exported:
 
 
 def load(name: str, folder, batch: int, threads: int) -> Exported:
-    """
+    """Starts an exported network, its files compared with the checksums of the export.
+
     Args:
         name: one of NAMES.
         folder: what was `--out` of export.py.
@@ -54,13 +58,13 @@ def load(name: str, folder, batch: int, threads: int) -> Exported:
         FileNotFoundError, ValueError: that was not exported there, or is damaged.
     """
     folder = Path(folder)
-    state = checkpoint.read_state(folder)
+    saved = train_state.read(folder)
     for file in files(name, folder):
         if not (folder / file).is_file():
             raise FileNotFoundError(
                 f"{folder} holds no {file}; give the --out folder of export.py --format {name}"
             )
-        checkpoint.verify_file(folder / file, state or {"checksums": {}})
+        train_state.verify_file(folder / file, saved)
     starters = {"paddle": _paddle, "onnx": _onnx, "sparse": _sparse}
     return Exported(starters[name](folder, batch, threads))
 
@@ -80,7 +84,7 @@ def _onnx(folder: Path, batch: int, threads: int):
     options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(folder / ONNX, options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own have no name of theirs to catch
+    except Exception as error:  # onnxruntime exports no exception class
         raise ValueError(f"ONNX Runtime does not take {folder / ONNX}: {error}") from None
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})

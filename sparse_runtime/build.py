@@ -47,8 +47,8 @@ def library(instruction_set: str | None = None) -> ctypes.CDLL:
         key.update(part)
     path = cache() / f"kernels-{chosen}-{key.hexdigest()[:16]}.so"
     if not path.exists():
-        told = f"compiling the sparse runtime for {chosen} (once, up to a minute)"
-        print(told, file=sys.stderr, flush=True)
+        message = f"compiling the sparse runtime for {chosen} (once, up to a minute)"
+        print(message, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
             run([*command, *[str(s) for s in sources if s.suffix == ".cpp"], "-o", str(built)])
@@ -89,6 +89,11 @@ def cache() -> Path:
 
 
 def run(command: list[str]) -> str:
+    """What the compiler prints on stdout.
+
+    Raises:
+        ValueError: it cannot be run, or fails.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:

@@ -15,7 +15,8 @@ SAME = ("Identity", "Flatten", "Reshape", "Squeeze")  # of a single pixel: the s
 
 
 def convert(graph: onnx.GraphProto) -> Model:
-    """
+    """The graph for this runtime: one input and one result, a chain of the operators of _lacks().
+
     Raises:
         ValueError: the runtime lacks an operator; the message names it.
     """
@@ -37,8 +38,8 @@ class _Converter:
     def model(self) -> Model:
         for node in self.graph.node:
             if all(name in self.constants for name in node.input if name):
-                given = {name: self.constants[name] for name in node.input if name}
-                values = ReferenceEvaluator(node).run(None, given)
+                inputs = {name: self.constants[name] for name in node.input if name}
+                values = ReferenceEvaluator(node).run(None, inputs)
                 self.constants.update(zip(node.output, values))
                 continue
             step = getattr(self, f"_{node.op_type.lower()}", None)

@@ -20,10 +20,8 @@ from safetensors.numpy import save
 FORMAT, VERSION = "unstructured-pruning sparse network", 1
 KINDS = ("convolution", "depthwise", "pool")
 DESCRIBED = ("kind", "inputs", "kernel", "stride", "padding", "relu")
-MOST_WEIGHTS = 1 << 28  # of a network, zeros included
-MOST_ACTIVATIONS = 1 << 29  # floats, of an operator's result for one picture
-
-
+MAX_WEIGHTS = 1 << 28  # of a network, zeros included
+MAX_ACTIVATIONS = 1 << 29  # floats, of an operator's result for one picture
 DAMAGES = (SafetensorError, ValueError, KeyError, TypeError, RecursionError, AttributeError)
 
 
@@ -55,12 +53,12 @@ def shapes(model: Model) -> list[tuple[int, int, int]]:
     """[C, H, W] of the input and of every operator's result.
 
     Raises:
-        ValueError: an operator does not fit what it is given, or this runtime.
+        ValueError: an operator does not fit what comes before it, or this runtime.
     """
     found = [tuple(model.input_shape)]
     if len(found[0]) != 3 or not all(type(n) is int and 0 < n < 1 << 16 for n in found[0]):
         raise ValueError(f"the input must be three whole numbers from 1 to 65535, got {found[0]}")
-    if np.prod(found[0], dtype=np.int64) > MOST_ACTIVATIONS:
+    if np.prod(found[0], dtype=np.int64) > MAX_ACTIVATIONS:
         raise ValueError(f"an input of {found[0]} is more than this runtime takes")
     if not model.operators:
         raise ValueError("there are no operators")
@@ -90,8 +88,8 @@ def shapes(model: Model) -> list[tuple[int, int, int]]:
         if op.weight.ndim != 2 or op.weight.shape[1] != columns:
             raise ValueError(f"{what}: a weight of {list(op.weight.shape)}, not [C_out, {columns}]")
         weights += op.weight.size
-        if weights > MOST_WEIGHTS:
-            raise ValueError(f"{what}: more than {MOST_WEIGHTS} weights, zeros included")
+        if weights > MAX_WEIGHTS:
+            raise ValueError(f"{what}: more than {MAX_WEIGHTS} weights, zeros included")
         if op.kind == "depthwise" and (i == 0 or len(op.weight) != channels):
             raise ValueError(f"{what} needs a channel each of the convolution before it")
         if op.bias.shape != (len(op.weight),) or not 0 < len(op.weight) < 1 << 16:
@@ -100,7 +98,7 @@ def shapes(model: Model) -> list[tuple[int, int, int]]:
         if min(size) < 1:
             raise ValueError(f"{what}: its pictures are {height}x{width}, too small")
         found.append((len(op.weight), *size))
-        if np.prod(found[-1], dtype=np.int64) > MOST_ACTIVATIONS:
+        if np.prod(found[-1], dtype=np.int64) > MAX_ACTIVATIONS:
             raise ValueError(f"{what}: a result of {found[-1]} is more than this runtime takes")
     for before, op in zip(model.operators, [*model.operators[1:], None]):
         if before.kind == "depthwise" and (
@@ -130,7 +128,7 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
         ValueError: the parts contradict each other. Nothing of the matrix' size is allocated then.
     """
     size = rows * columns
-    if not 0 < size <= MOST_WEIGHTS:
+    if not 0 < size <= MAX_WEIGHTS:
         raise ValueError(f"a matrix of {rows} x {columns} is more than this runtime takes")
     if bitmap is not None:
         if len(bitmap) != -(-size // 8):
@@ -153,7 +151,12 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
 
 
 def write(model: Model, path) -> None:
-    """Raises ValueError where the runtime does not know the network, OSError."""
+    """Writes the file that `read` reads.
+
+    Raises:
+        ValueError: the runtime does not know the network.
+        OSError: the file cannot be written.
+    """
     shapes(model)
     tensors, described = {}, []
     for i, op in enumerate(model.operators):
@@ -219,11 +222,11 @@ def _model(described: dict, tensors: dict[str, np.ndarray]) -> Model:
         whole = (op.kernel, op.stride, op.padding, columns, *op.inputs)
         if any(type(n) is not int for n in whole) or type(op.relu) is not bool:
             raise ValueError(f"operator {i} has numbers that are none")
-        if not 0 <= columns <= MOST_WEIGHTS:
+        if not 0 <= columns <= MAX_WEIGHTS:
             raise ValueError(f"operator {i} has {columns} columns")
         if op.kind != "pool":
             op.bias = _tensor(tensors, f"{i}.bias", np.float32)
-            # For `shapes`: what does not fit is told before a matrix is made of it.
+            # For `shapes`, which refuses what does not fit before a matrix is made of it.
             op.weight = np.broadcast_to(np.float32(0), (len(op.bias), columns))
         operators.append(op)
     model = Model(tuple(described["input_shape"]), operators)

@@ -13,10 +13,10 @@ from . import build, model_file
 from .model_file import Model, Operator
 
 POOL, DEPTHWISE, PATCHES, COPY = range(4)  # kernels/layer.h: Kind
-CHUNK = 64  # kernels/layer.h, as is the next one
-PAIR = np.dtype([("rows", np.uint16, 2), ("both_one_other", np.uint16, 3)])
-TILE = 96 * 8 * 16  # floats of a block's tile of 8 vectors a row: what an L1 holds
-CACHED = 3 << 19  # floats that a layer may take and give, or fewer pictures are computed at once
+CHUNK = 64  # kernels/layer.h: CHUNK
+PAIR = np.dtype([("rows", np.uint16, 2), ("both_first_second", np.uint16, 3)])  # kernels/layer.h
+MAX_TILE = 96 * 8 * 16  # floats of a tile of 8 vectors a row: what an L1 cache holds
+MAX_CACHED = 3 << 19  # floats of a layer's input and output; with more fewer pictures run at once
 ALIGNMENT = 16  # floats in a cache line
 
 
@@ -46,7 +46,7 @@ class Network:
     Args:
         model: path of the file, or a Model.
         batch: pictures at once, at most.
-        threads: threads of its own that run it, this one included.
+        threads: how many run it, the calling one included.
         instruction_set: "avx512", "avx2" or "plain"; None: the best that the machine has.
         tune: measure the ways to cut each layer into tiles, about 0.2 s; the result is the same.
 
@@ -73,8 +73,8 @@ class Network:
         self.lanes = self._library.lanes()
         self.batch = batch
         sizes = [channels * height * width for channels, height, width in model_file.shapes(model)]
-        most = CACHED // max(map(sum, zip(sizes, sizes[1:])))
-        parts = -(-batch // max(1, most))
+        max_pictures = MAX_CACHED // max(map(sum, zip(sizes, sizes[1:])))
+        parts = -(-batch // max(1, max_pictures))
         self.shape = (-(-batch // parts), *model.input_shape)  # of what is computed at once
         self.threads = threads
         self._lock = threading.Lock()
@@ -121,7 +121,7 @@ class Network:
         return time.perf_counter() - started
 
     def _plan(self, model: Model):
-        """A layer an operator, but a depthwise convolution and the 1x1 behind it are one."""
+        """A layer for each operator; a depthwise convolution and the 1x1 behind it share one."""
         batch, shapes = self.shape[0], model_file.shapes(model)
         layers, matrices = [], []
         depthwise = None
@@ -189,44 +189,46 @@ class Network:
         pixels = layer.batch * layer.out_height * layer.out_width
         layer.lanes = 1 if pixels == 1 and layer.kind == COPY else self.lanes
         vectors = -(-pixels // layer.lanes)
-        layer.split = vectors < 4  # a tile then has fewer, too
-        block = 1 << 15 if layer.split else TILE // (layer.lanes * min(8, vectors))
+        layer.split = vectors < 4  # a tile then has so few vectors that sums are kept in parts
+        block = 1 << 15 if layer.split else MAX_TILE // (layer.lanes * min(8, vectors))
         layer.block_rows = min(layer.tile_rows, block)
         encoded = _by_block(matrix, layer.block_rows)
         self._kept.append(encoded)
         layer.values, layer.indices, layer.starts, layer.pairs = (a.ctypes.data for a in encoded)
 
     def _choose_tile(self, index: int, tune: bool) -> None:
-        """Pixels a tile: the quickest, or a guess."""
+        """How many vectors of pixels a tile has: the quickest number, or a guess."""
         layer = self._layers[index]
         vectors = -(-layer.batch * layer.out_height * layer.out_width // layer.lanes)
         groups = (g for g in range(self.threads, 0, -1) if self.threads % g == 0)
-        # Threads share out the rows where there are few pixels, for each would also have to fetch
-        # from another one the pixels beside its own.
+        # Where there are few pixels, threads share out the rows of the matrix: with a part of the
+        # pixels each would have to fetch those beside them from another thread's cache.
         few = vectors < 8 * self.threads
         layer.groups = next(g for g in groups if g <= layer.chunks) if few else 1
-        most = min(vectors, self._library.most_vectors())
-        layer.vectors = min(8, most)
-        if tune and most > 4:
+        max_vectors = min(vectors, self._library.max_vectors())
+        layer.vectors = min(8, max_vectors)
+        if tune and max_vectors > 4:
             seconds = {}
-            for vectors in range(4, most + 1):
+            for vectors in range(4, max_vectors + 1):
                 layer.vectors = vectors
                 seconds[vectors] = min(self._time(index) for _ in range(5))
             layer.vectors = min(seconds, key=seconds.get)
 
 
 def _by_block(matrix: np.ndarray, block: int) -> tuple[np.ndarray, ...]:
-    """values, indices, starts and pairs, as kernels/layer.h tells."""
+    """values, indices, starts and pairs, as kernels/layer.h describes them."""
     matrix = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
     values, indices, pairs, sizes = [], [], [], [np.zeros((1, 2), np.int64)]
     chunk = np.arange(len(matrix)) // CHUNK
     for first in range(0, matrix.shape[1], block):
         part = matrix[:, first : first + block]
-        # Loops as long as the ones before them are what a processor foretells.
+        # Rows of a chunk in the order of their numbers of weights: the loop over a pair is then
+        # about as long as the one before it, and the processor predicts where it ends.
         order = np.lexsort((np.count_nonzero(part, axis=1), chunk)).reshape(-1, 2)
         weights = part[order]  # [pairs, 2, columns]
-        one, other = np.moveaxis(weights != 0, 1, 0)
-        kinds = np.stack([one & other, one & ~other, other & ~one], axis=1)
+        first_row, second_row = np.moveaxis(weights != 0, 1, 0)
+        kinds = [first_row & second_row, first_row & ~second_row, second_row & ~first_row]
+        kinds = np.stack(kinds, axis=1)  # [pairs, 3, columns]
         pair, kind, column = np.nonzero(kinds)
         values.append(weights[pair, :, column][np.stack([kind < 2, kind != 1], axis=1)])
         indices.append(column)

@@ -1,15 +1,31 @@
-"""What can be trained: a module each, behind the same doors. (training/options.py: the options.)
+"""What can be trained: a module for each task, all with the same interface.
 
-- `DATA`, `MODELS`: names of its data sets and networks
-- `num_classes(options)`: of the data set
-- `make_dataset`, `make_model`, `loss`; a data set may have `classes`, names in the order of labels
-- `input_shape(options)`: [C, H, W] of a test's picture
-- `counts`, `COUNTED`: what is counted at every step of training
-- `Metric`, `MEASURED`: what is measured on the test set; the first one tells what is best;
-  a metric may have `table()` and `show(folder)`, for evaluate.py
+`options` are those of training/options.py: `data`, `data_dir`, `model`, `scale`, `image_size`,
+`num_classes`, `seed`, `classes`, and a few that only this task has. A task is a module with
+
+- `DATA`, `MODELS`: the names of its data sets (--data) and networks (--model). Those of data sets
+  stand in training/options.py, too, which is imported before Paddle.
+- `num_classes(options) -> int`: what --num_classes is where it is left out.
+- `input_shape(options) -> (C, H, W)`: of a test picture.
+- `make_dataset(options, mode) -> paddle.io.Dataset`: mode is 'train' or 'val'. An item is a tuple
+  of an image, float32 [C, H, W], and its targets, numbers or arrays, which a batch stacks. Its
+  attribute `epoch` is set before each epoch. It may have `classes`, names in the order of labels.
+  With --train_sizes its keys are (index, side) in place of an index.
+- `make_model(options, pretrained=False) -> paddle.nn.Layer`: a network that takes images, float32
+  [N, C, H, W]; `pretrained` for Paddle's ImageNet weights.
+- `loss(outputs, targets) -> Tensor`: a scalar, the mean over a batch, of which train.py takes the
+  gradient. `outputs` are what the network gave, `targets` a list with a tensor for each column.
+- `COUNTED`, `counts(outputs, targets, loss) -> Tensor`: names of what is counted in training, and
+  float64 [len(COUNTED) + 1] on the device: sums of these over the batch, and its samples.
+- `MEASURED`, `Metric(dataset)`: names of what is measured on the test set, the first one deciding
+  which weights are best (higher is better), and what measures it: `add(outputs, targets)` for each
+  batch, then `result()`, a dict of a float for each of MEASURED and `samples`, over all ranks.
+  For evaluate.py it may have `table() -> str` and `show(folder)`, which draws into files.
+
+What a user can mend is raised as a ValueError or FileNotFoundError of one line.
 """
 
-from __future__ import annotations
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 from tasks import classification, detection
 

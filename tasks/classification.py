@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
 import paddle
@@ -17,7 +16,7 @@ from readers.small_images import Cifar10, Digits, FashionMNIST
 from tasks.lines import say
 from tasks.measure import build, summarize
 
-# The number of classes by data set.
+# The number of classes of each data set.
 DATA = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}
 MODELS = [name for name in models.__all__ if name[0].islower()]
 COUNTED = ("loss", "top1", "top5")  # while training, as means over the samples
@@ -114,12 +113,14 @@ def loss(outputs, targets: list[paddle.Tensor]) -> paddle.Tensor:
 
 
 def counts(outputs, targets: list[paddle.Tensor], mean_loss: paddle.Tensor) -> paddle.Tensor:
-    """float64 [4] on the device: sum of the loss, right at first, right among five, samples."""
+    """float64 [4] on the device: sum of the loss, hits of top-1, hits of top-5, samples."""
     logits, (labels,) = main_output(outputs), targets
-    best = paddle.topk(logits, min(5, logits.shape[1]))[1] == labels.reshape([-1, 1])
+    hits = paddle.topk(logits, min(5, logits.shape[1]))[1] == labels.reshape([-1, 1])
+    hits = hits.astype("float64")  # [N, 5]
     samples = paddle.full([], labels.shape[0], "float64")
-    sums = [mean_loss.detach().astype("float64") * samples, best[:, 0].astype("float64").sum()]
-    return paddle.stack([s.reshape([]) for s in [*sums, best.astype("float64").sum(), samples]])
+    loss_sum = mean_loss.detach().astype("float64") * samples
+    sums = [loss_sum, hits[:, 0].sum(), hits.sum(), samples]
+    return paddle.stack([s.reshape([]) for s in sums])
 
 
 def main_output(outputs) -> paddle.Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
-import cv2
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
 from readers.voc import VOCDataset, read_classes
 from tasks import yolov3
+from tasks.drawing import side_by_side, write_png
 from tasks.mean_ap import average_precision, hits
 from tasks.measure import build
 
@@ -19,26 +18,31 @@ DATA = ["voc"]
 MODELS = ["yolov3"]
 COUNTED = ("loss",)  # while training, as means over the samples
 MEASURED = ("map_11point", "map_area")  # by the metric; the first one tells which weights are best
-SHOWN_SCORE, SHOWN_PICTURES = 0.3, 100  # which detections are drawn, and how many pictures
+MIN_SHOWN_SCORE = 0.3  # of a detection that is drawn
+MAX_SHOWN_PICTURES = 100
 
 
 def num_classes(options) -> int:
-    return len(read_classes(folder(options)))
+    return len(read_classes(data_folder(options)))
 
 
 def input_shape(options) -> tuple[int, int, int]:
     return (3, options.image_size, options.image_size)
 
 
-def folder(options) -> str:
+def data_folder(options) -> str:
     places = ("data/VOCdevkit", "VOCdevkit")
     return options.data_dir or next((p for p in places if os.path.isdir(p)), places[0])
 
 
 def make_dataset(options, mode: str) -> VOCDataset:
-    """'train' or 'val'. Setting its `epoch` varies augmentation."""
+    """mode is 'train' or 'val'. Setting the data set's `epoch` varies augmentation.
+
+    Raises:
+        ValueError, FileNotFoundError: as VOCDataset; or it has another number of classes.
+    """
     dataset = VOCDataset(
-        folder(options),
+        data_folder(options),
         mode,
         options.image_size,
         options.augmentation,
@@ -47,14 +51,17 @@ def make_dataset(options, mode: str) -> VOCDataset:
     )
     if len(dataset.classes) != options.num_classes:
         raise ValueError(
-            f"{folder(options)} has {len(dataset.classes)} classes, the model "
+            f"{data_folder(options)} has {len(dataset.classes)} classes, the model "
             f"{options.num_classes}; label_list.txt there names them"
         )
     return dataset
 
 
 def make_model(options, pretrained: bool = False) -> yolov3.YOLOv3:
-    """Raises ValueError: its ImageNet weights cannot be had."""
+    """
+    Raises:
+        ValueError: it cannot be as narrow or as wide, or its ImageNet weights cannot be had.
+    """
     arguments = options.num_classes, options.scale, pretrained
     return build(lambda: yolov3.YOLOv3(*arguments), options.model, options.scale, pretrained)
 
@@ -75,7 +82,7 @@ class Metric:
     def __init__(self, dataset: VOCDataset):
         self.dataset = dataset
         self.rows = [np.zeros((0, 4))]  # class, score, 0 or 1, sample
-        self.found = {}  # by sample, the first ones: boxes, scores, classes
+        self.found = {}  # sample: (boxes, scores, classes), of the first ones
 
     def add(self, outputs, targets: list[paddle.Tensor]) -> None:
         sizes, indices = targets
@@ -83,15 +90,15 @@ class Metric:
             self.count(index, *found)
 
     def count(self, index: int, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
-        """What was found in picture `index`, the highest score first."""
-        if index < SHOWN_PICTURES:
+        """Takes what was found in picture `index`: a picture's part of yolov3.detections()."""
+        if index < MAX_SHOWN_PICTURES:
             self.found[index] = boxes, scores, classes
         truth = self.dataset.objects[index]
         for label in np.unique(classes):
-            mine, there = classes == label, truth.labels == label
-            right = hits(boxes[mine], truth.boxes[there], truth.difficult[there])
+            detected, present = classes == label, truth.labels == label
+            right = hits(boxes[detected], truth.boxes[present], truth.difficult[present])
             rows = np.full((len(right), 4), (label, 0, 0, index), np.float64)
-            rows[:, 1], rows[:, 2] = scores[mine], right
+            rows[:, 1], rows[:, 2] = scores[detected], right
             self.rows.append(rows[right >= 0])
 
     def result(self) -> dict:
@@ -107,53 +114,26 @@ class Metric:
         return {**dict(zip(MEASURED, means.tolist())), "samples": len(objects)}
 
     def table(self) -> str:
-        """Average precision by class."""
+        """11-point and area average precision of each class, after `result`."""
         lines = [f"{'class':20} 11-point     area"]
         lines += [
             f"{name:20} {p11:8.4f} {area:8.4f}" for name, (p11, area) in self.by_class.items()
         ]
         return "\n".join(lines)
 
-    def show(self, into: str) -> None:
-        """Draws the first pictures with what was found and, to the right, what is there."""
+    def show(self, folder: str) -> None:
+        """Draws the first pictures as PNGs: on the left what was found, on the right the truth."""
         for index, (boxes, scores, classes) in self.found.items():
-            pixels, truth = self.dataset.pixels(index), self.dataset.objects[index]
-            names = [self.dataset.classes[label] for label in classes]
-            marks = [f"{name} {score:.2f}" for name, score in zip(names, scores)]
-            clear = scores >= SHOWN_SCORE
-            found = drawn(
-                pixels, boxes[clear], classes[clear], [m for m, c in zip(marks, clear) if c]
-            )
-            names = [self.dataset.classes[label] for label in truth.labels]
-            names = [n + " (difficult)" * bool(d) for n, d in zip(names, truth.difficult)]
-            there = drawn(pixels, truth.boxes, truth.labels, names)
-            path = os.path.join(into, f"{self.dataset.names[index][1]}.png")
-            both = np.concatenate([found, np.full_like(found[:, :4], 255), there], 1)
-            data = cv2.imencode(".png", cv2.cvtColor(both, cv2.COLOR_RGB2BGR))[1]
-            with open(path, "wb") as file:
-                file.write(data)
-
-
-def drawn(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list) -> np.ndarray:
-    """The picture, its longer side 512 pixels, with boxes and names; a colour a class."""
-    scale = 512 / max(pixels.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    for box, label, name in zip(boxes, labels, names):
-        x1, y1, x2, y2 = (round(float(edge)) for edge in box * scale)
-        hue = np.uint8([[[label * 67 % 180, 255, 255]]])
-        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
-        cv2.rectangle(pixels, (x1, y1), (x2 - 1, y2 - 1), colour, 2)
-        at = (x1 + 3, y1 + 14)
-        cv2.putText(pixels, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(
-            pixels, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
-        )
-    return pixels
+            shown = scores >= MIN_SHOWN_SCORE
+            path = os.path.join(folder, f"{self.dataset.names[index][1]}.png")
+            write_png(path, side_by_side(
+                self.dataset.pixels(index), (boxes[shown], scores[shown], classes[shown]),
+                self.dataset.objects[index], self.dataset.classes,
+            ))  # fmt: skip
 
 
 def gathered(rows: np.ndarray) -> np.ndarray:
-    """The rows of all ranks; each has another number of them."""
+    """The rows, float64 [N, 4], of all ranks, each with an N of its own."""
     if dist.get_world_size() == 1:
         return rows
     lengths, parts = [], []

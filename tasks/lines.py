@@ -1,10 +1,9 @@
-"""Lines for people to read."""
+"""Lines that the programs print."""
 
 from __future__ import annotations
 
 import os
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import paddle.distributed as dist
 from tqdm import tqdm
@@ -22,7 +21,7 @@ def warn(text: str) -> None:
 
 
 def listed(values: dict, names: tuple[str, ...]) -> str:
-    """`loss 0.123 top1 0.5000 `, of those that are there."""
+    """`loss 0.123 top1 0.5000 `: those of `names` that are not None."""
     digits = {"loss": 3}
     there = [name for name in names if values[name] is not None]
     return "".join(f"{name} {values[name]:.{digits.get(name, 4)}f} " for name in there)
@@ -33,7 +32,7 @@ def not_loaded(what: str, names: list[str]) -> str:
 
 
 def shortened(names: list[str] | None) -> str:
-    """Of classes."""
+    """Names of classes, the first 20 of them, for a message."""
     if names is None:
         return "numbers as classes"
     more = ", ...]" if len(names) > 20 else "]"

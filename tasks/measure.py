@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
 
 import numpy as np
 import paddle
@@ -15,14 +14,18 @@ from readers.loader import Loader
 from tasks.lines import not_loaded, say
 
 
+class EvaluationError(ValueError):
+    """The test data could not be read, by this process or by another rank."""
+
+
 def class_names(dataset) -> list[str] | None:
-    """Its `classes`, in the order of the labels; None where classes are numbers."""
+    """A data set's `classes`, in the order of the labels; None where classes are numbers."""
     names = getattr(dataset, "classes", None)
     return None if names is None else [str(name) for name in names]
 
 
 def build(make, name: str, scale: float, pretrained: bool):
-    """What `make()` gives: a network of Paddle's, whose refusals become a line each.
+    """The network that `make()` builds with Paddle, whose errors become one line each.
 
     Raises:
         ValueError: it cannot be as narrow or as wide, or its ImageNet weights cannot be had.
@@ -65,7 +68,15 @@ def summarize(totals: paddle.Tensor | np.ndarray, names: tuple[str, ...]) -> dic
 
 @paddle.no_grad()
 def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
-    """What the metric says of the model, over the test data of every rank."""
+    """`metric.result()` over the test data of every rank, the model left in its eval mode.
+
+    Args:
+        after_batch: called after each batch; what it raises, other than ValueError and OSError,
+            ends the test at once.
+
+    Raises:
+        EvaluationError: on every rank, if a picture of one of them could not be read.
+    """
     model.eval()
     fault = None
     try:
@@ -78,5 +89,6 @@ def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
     if dist.get_world_size() > 1:  # also after a fault: the other ranks wait
         dist.all_reduce(faults)
     if int(faults[0]):
-        raise fault or ValueError("another process could not read its test data: see its log")
+        reason = fault or "another process could not read its test data: see its log"
+        raise EvaluationError(str(reason)) from fault
     return metric.result()

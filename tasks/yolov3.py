@@ -11,8 +11,6 @@ Sizes, anchors and thresholds are those of PaddleDetection's yolov3_mobilenet_v1
 
 from __future__ import annotations
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
-
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -30,8 +28,12 @@ ANCHORS = (
 ALL_ANCHORS = [side for anchors in reversed(ANCHORS) for side in anchors]
 TAPS = {4: 256, 10: 512, 12: 1024}  # blocks of MobileNetV1 at strides 8, 16, 32: channels
 WIDTHS = (512, 256, 128)  # of the neck, by output
-IGNORED = 0.7  # IoU with an object from which a wrong anchor's objectness is left alone
-CONFIDENCE, SCORE, OVERLAP, CANDIDATES, KEPT = 0.005, 0.01, 0.45, 1000, 100  # of detections()
+IGNORE_IOU = 0.7  # a wrong anchor that overlaps an object by more is left out of the loss
+# Of detections():
+MIN_OBJECTNESS, MIN_SCORE = 0.005, 0.01
+MAX_IOU = 0.45  # of two of a class
+MAX_CANDIDATES = 1000  # of a class in a picture, before suppression
+MAX_DETECTIONS = 100  # of a picture, after it
 
 
 class YOLOv3(nn.Layer):
@@ -52,9 +54,9 @@ class YOLOv3(nn.Layer):
         self.blocks, self.tips, self.heads, self.routes = (nn.LayerList() for _ in range(4))
         channels = 0
         for tap, full in zip(sorted(TAPS, reverse=True), WIDTHS):
-            taken, width = channels + int(TAPS[tap] * scale), max(1, int(full * scale))
+            inputs, width = channels + int(TAPS[tap] * scale), max(1, int(full * scale))
             self.blocks.append(nn.Sequential(
-                conv(taken, width, 1), conv(width, 2 * width, 3), conv(2 * width, width, 1),
+                conv(inputs, width, 1), conv(width, 2 * width, 3), conv(2 * width, width, 1),
                 conv(width, 2 * width, 3), conv(2 * width, width, 1),
             ))  # fmt: skip
             self.tips.append(conv(width, 2 * width, 3))
@@ -88,15 +90,17 @@ class YOLOv3(nn.Layer):
         return outputs
 
 
-def conv(taken: int, given: int, size: int) -> nn.Sequential:
+def conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    padding = kernel_size // 2
     return nn.Sequential(
-        nn.Conv2D(taken, given, size, padding=size // 2, bias_attr=False),
-        nn.BatchNorm2D(given),
+        nn.Conv2D(in_channels, out_channels, kernel_size, padding=padding, bias_attr=False),
+        nn.BatchNorm2D(out_channels),
         nn.LeakyReLU(0.1),
     )
 
 
 def classes_of(output: paddle.Tensor) -> int:
+    """How many classes an output [N, 3 * (5 + classes), H, W] tells apart."""
     return output.shape[1] // 3 - 5
 
 
@@ -111,7 +115,8 @@ def loss(
     Args:
         boxes: float32 [N, B, 4], middle x and y, width and height, as parts of the picture's;
             zeros where a picture has fewer than B.
-        labels: int32 [N, B]; weights: float32 [N, B], of mixup, else 1.
+        labels: int32 [N, B].
+        weights: float32 [N, B], below 1 after mixup.
     """
     return sum(
         yolo_loss(
@@ -121,7 +126,7 @@ def loss(
             ALL_ANCHORS,
             [6 - 3 * i, 7 - 3 * i, 8 - 3 * i],
             classes_of(output),
-            IGNORED,
+            IGNORE_IOU,
             STRIDES[i],
             gt_score=weights,
             use_label_smooth=False,
@@ -140,8 +145,8 @@ def detections(
         sizes: int32 [N, 2], heights and widths of the pictures before they were resized.
 
     Returns:
-        A picture's float32 [K, 4] boxes (x1, y1, x2, y2 in its pixels), float32 [K] scores and
-        int64 [K] classes, K at most 100.
+        For each picture float32 [K, 4] boxes (x1, y1, x2, y2 in its pixels), float32 [K] scores
+        and int64 [K] classes, K at most MAX_DETECTIONS.
     """
     decoded = [
         yolo_box(
@@ -149,7 +154,7 @@ def detections(
             sizes,
             list(anchors),
             classes_of(output),
-            CONFIDENCE,
+            MIN_OBJECTNESS,
             stride,
             clip_bbox=False,  # Paddle's would cut at the middle of the last pixel
         )
@@ -159,13 +164,20 @@ def detections(
     all_scores = paddle.concat([scores for _, scores in decoded], 1)
     limits = paddle.tile(sizes.flip(1), [1, 2]).astype("float32").unsqueeze(1)  # [N, 1, 4]
     all_boxes = paddle.minimum(all_boxes.clip(0), limits)
-    return [best(boxes, scores) for boxes, scores in zip(all_boxes, all_scores)]
+    return [suppress(boxes, scores) for boxes, scores in zip(all_boxes, all_scores)]
 
 
-def best(boxes: paddle.Tensor, scores: paddle.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of one picture's boxes [M, 4] and their scores [M, C] by class."""
-    scores, order = paddle.topk(scores, min(CANDIDATES, scores.shape[0]), axis=0)  # of each class
-    likely = paddle.nonzero(scores > SCORE)  # [count, 2]: rank, class
+def suppress(
+    boxes: paddle.Tensor, scores: paddle.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Non-maximum suppression of a picture's boxes [M, 4] by their scores [M, C] of each class.
+
+    Returns a picture's part of what `detections` returns.
+    """
+    scores, order = paddle.topk(
+        scores, min(MAX_CANDIDATES, scores.shape[0]), axis=0
+    )  # of each class
+    likely = paddle.nonzero(scores > MIN_SCORE)  # [count, 2]: rank, class
     count = likely.shape[0]
     if count == 0:
         return np.zeros([0, 4], np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
@@ -173,6 +185,6 @@ def best(boxes: paddle.Tensor, scores: paddle.Tensor) -> tuple[np.ndarray, np.nd
     boxes, scores = boxes[paddle.gather_nd(order, likely)], paddle.gather_nd(scores, likely)
     if count > 1:
         present = np.unique(labels.numpy()).tolist()
-        kept = nms(boxes, OVERLAP, scores, labels, present, min(KEPT, count))
+        kept = nms(boxes, MAX_IOU, scores, labels, present, min(MAX_DETECTIONS, count))
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     return boxes.numpy(), scores.numpy(), labels.numpy()

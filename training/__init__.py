@@ -1,1 +1,11 @@
-"""What train.py, evaluate.py and export.py are made of: options, errors, checkpoints."""
+"""What train.py, evaluate.py and export.py are made of.
+
+- `command_line`, `options`: what a user types
+- `initial`: the weights and the seed that a training starts with
+- `run`: all that takes part in a training, and how far it is
+- `state`, `checkpoint`, `folders`, `resume`: what is saved, in which files, and going on from it
+- `ranks`, `process`, `stopping`: several processes, the device, signals and faults
+- `report`: lines to read
+"""
+
+import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)

@@ -1,7 +1,7 @@
 """How a program begins and ends: types of options, errors of one line, Ctrl-C.
 
 Nothing here needs Paddle, whose import takes a second or more: what is wrong with a command line is
-told before.
+said before.
 """
 
 from __future__ import annotations
@@ -75,32 +75,29 @@ class Parser(argparse.ArgumentParser):
             self.error(f"there is no option {word}: {hint}")
         return options
 
-    def given(self, args=None) -> set[str]:
-        """The names of the options that stand on the command line."""
-        unset = argparse.Namespace(**{action.dest: None for action in self._actions})
-        found = vars(self.parse_known_args(args, unset)[0])
-        return {name for name, value in found.items() if value is not None}
+    def defaults(self) -> dict:
+        return {action.dest: action.default for action in self._actions}
 
     def error(self, message: str) -> None:
         refuse(self.prog, message)
 
 
 class WrongOption(ValueError):
-    """Told as those that the parser finds; all ranks meet it."""
+    """Shown as those that the parser finds; all ranks meet it."""
 
 
 def refuse(program: str, message: str) -> None:
     """Ends the program with one line, also under Paddle's launcher, where all ranks meet the error.
 
     The launcher shows the output of its machine's first rank, and then once more that of the first
-    rank which has failed. So the rank that tells is the last to leave: the launcher will end it.
+    rank which has failed. So the rank that prints is the last to leave: the launcher will end it.
     """
-    tells = os.environ.get("PADDLE_LOCAL_RANK", "0") == "0"
-    if tells:
+    prints = os.environ.get("PADDLE_LOCAL_RANK", "0") == "0"
+    if prints:
         last_words(program, f"error: {message}")
     if os.environ.get("PADDLE_LOCAL_SIZE", "1") != "1":
         signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
-        time.sleep(10 if tells else 1)
+        time.sleep(10 if prints else 1)
     sys.exit(2)
 
 
@@ -129,7 +126,10 @@ def start(parse) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # where it is not ignored
         signal.signal(signal.SIGINT, _interrupted_early)
-    parse(sys.argv[1:])
+    try:
+        parse(sys.argv[1:])
+    except WrongOption as error:
+        refuse(os.path.basename(sys.argv[0]), str(error))
 
 
 def _interrupted_early(*_) -> None:
@@ -144,12 +144,12 @@ def one_line_errors(main):
     """
 
     @functools.wraps(main)
-    def wrapped(argv=None):
+    def wrapped(argv=None, **more):
         if signal.getsignal(signal.SIGINT) is _interrupted_early:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         program = os.path.basename(sys.modules[main.__module__].__file__)
         try:
-            return main(argv)
+            return main(argv, **more)
         except WrongOption as error:
             refuse(program, str(error))
         except (ValueError, OSError, NotImplementedError, MemoryError) as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 
-from training.command_line import Parser, boolean, number
+from training.command_line import Parser, WrongOption, boolean, number
 
 DETECTORS = ["yolov3"]
 DATA = ["cifar10", "imagenet", "fashion_mnist", "digits", "voc"]
@@ -19,33 +18,116 @@ OWN_OPTIONS = {
     "augmentation": ["voc"],
     "mixup_epochs": ["voc"],
 }
-# Defaults that differ; those of voc are PaddleDetection's, of yolov3_mobilenet_v1_270e_voc.
-DEFAULTS = {
-    "voc": {
-        "model": "yolov3",
-        "batch_size": 8,
-        "batch_size_for_validation": 8,
-        "lr": 0.001,
-        "l2_decay": 5e-4,
-        "num_epochs": 270,
-        "step_epochs": [216, 243],
-        "warmup_steps": 1000,
-        "augmentation": "full",
-        "mixup_epochs": 250,
-        "image_size": 416,
-        "train_sizes": [320, 608],
-    }
-}
+GMP_OPTIONS = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 RUNTIMES = ("paddle", "onnx", "sparse")
 
-# Options that decide how a training goes on: a resumed run has to repeat them.
-LASTING = """
-    data model scale num_classes seed amp lr lr_strategy step_epochs warmup_steps l2_decay
-    momentum_rate pruning_mode ratio threshold static_masks prune_params_type local_sparsity
-    sparse_block distribution prune_period pruning_strategy image_size train_sizes augmentation
-    mixup_epochs
-""".split()  # noqa: SIM905
-LASTING_GMP = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
+# Defaults that the parser leaves to fill_in(): of those that depend on the data set, and of those
+# where it matters whether they were given.
+DEFAULTS = {
+    "model": "mobilenet_v1",
+    "scale": 1.0,
+    "batch_size": 64,
+    "batch_size_for_validation": 64,
+    "lr": 0.05,
+    "l2_decay": 3e-5,
+    "num_epochs": 120,
+    "step_epochs": [30, 60, 90],
+    "warmup_steps": 0,
+    "ratio": 0.55,
+    "threshold": 0.01,
+}
+VOC_DEFAULTS = {  # PaddleDetection's, of yolov3_mobilenet_v1_270e_voc
+    "model": "yolov3",
+    "batch_size": 8,
+    "batch_size_for_validation": 8,
+    "lr": 0.001,
+    "l2_decay": 5e-4,
+    "num_epochs": 270,
+    "step_epochs": [216, 243],
+    "warmup_steps": 1000,
+    "augmentation": "full",
+    "mixup_epochs": 250,
+    "image_size": 416,
+    "train_sizes": [320, 608],
+}
+
+
+def defaults(data: str) -> dict:
+    return {**DEFAULTS, **(VOC_DEFAULTS if data == "voc" else {})}
+
+
+def fill_in(args: argparse.Namespace, data: str) -> None:
+    """Sets --data, and the defaults of what was not given or is no option of the program."""
+    args.data = data
+    for name, value in defaults(data).items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """Raises WrongOption: an option does not go with --data."""
+    for name, others in OWN_OPTIONS.items():
+        if args.data not in others and getattr(args, name, None) is not None:
+            why = "this needs --data voc"
+            raise WrongOption(
+                f"--{name}: {why if others == ['voc'] else f'--data {args.data} needs no folder'}"
+            )
+    if (args.model in DETECTORS) != (args.data == "voc"):
+        fitting = ["voc"] if args.model in DETECTORS else [name for name in DATA if name != "voc"]
+        raise WrongOption(f"--model {args.model} needs --data {' or '.join(fitting)}")
+    if args.data == "voc" and args.image_size % 32:
+        raise WrongOption(f"--image_size must be a multiple of 32 for voc, got {args.image_size}")
+
+
+def parse_training(text: str, argv=None) -> argparse.Namespace:
+    """Of train.py, whose docstring is the text.
+
+    Raises:
+        WrongOption: they do not go together.
+    """
+    parser = Parser(text, epilog=other_defaults())
+    add_training_options(parser)
+    args = parser.parse_args(argv)
+    chosen = [name for name in ("ratio", "threshold") if getattr(args, name) is not None]
+    fill_in(args, args.data or "cifar10")
+    check_data(args)
+    check_training(args, {**parser.defaults(), **defaults(args.data)}, chosen)
+    if args.use_pretrained is None:
+        args.use_pretrained = (
+            args.data in PRETRAINED and args.scale == 1 and not args.pretrained_model
+        )
+    args.classes = None  # their names, where the data set has some
+    return args
+
+
+def parse_evaluation(text: str, argv=None) -> argparse.Namespace:
+    """Of evaluate.py; of a checkpoint's own options None are those that were not given."""
+    parser = Parser(text)
+    add_evaluation_options(parser)
+    args = parser.parse_args(argv)
+    check_early(args)
+    if args.per_layer and args.runtime:
+        raise WrongOption("--per_layer is of a checkpoint's weights: leave --runtime out")
+    if args.threads and not args.runtime:
+        raise WrongOption("--threads is of --runtime; OMP_NUM_THREADS sets Paddle's own")
+    return args
+
+
+def parse_export(text: str, argv=None) -> argparse.Namespace:
+    """Of export.py; of a checkpoint's own options None are those that were not given."""
+    parser = Parser(text)
+    add_export_options(parser)
+    args = parser.parse_args(argv)
+    check_early(args)
+    return args
+
+
+def check_early(args: argparse.Namespace) -> None:
+    """Raises WrongOption: what is wrong whatever the checkpoint holds."""
+    if args.data:
+        filled_in = argparse.Namespace(**vars(args))
+        fill_in(filled_in, args.data)
+        check_data(filled_in)
 
 
 def add_network_options(parser: Parser, saved: bool = False) -> None:
@@ -56,11 +138,11 @@ def add_network_options(parser: Parser, saved: bool = False) -> None:
     add("--data", choices=DATA, help=f"data set (default: {first}cifar10)")
     add("--data_dir",
         help="its folder (default: data, data/ILSVRC2012, data/fashion-mnist, data/VOCdevkit)")
-    add("--model", metavar="NAME", default="mobilenet_v1",
+    add("--model", metavar="NAME",
         help="a classifier of paddle.vision.models, or yolov3 for voc "
         f"(default: {first}mobilenet_v1, yolov3)")
-    add("--scale", type=number(float, 0.01), default=1.0,
-        help=f"its width (default: {first}%(default)s)")
+    add("--scale", type=number(float, 0.01),
+        help=f"its width (default: {first}{DEFAULTS['scale']})")
     add("--num_classes", type=number(int, 1),
         help=f"number of classes (default: {first}the data set's)")
     add("--image_size", type=number(int, 1, 4096), metavar="N",
@@ -86,58 +168,33 @@ def input_size(text: str) -> int:
     return size
 
 
-def parse(parser: Parser, argv, data: str | None) -> argparse.Namespace:
-    """The options with the defaults of --data or else of `data`, which they have to fit.
-
-    None: that is not known yet.
-    """
-    data = parser.parse_args(argv).data or data
-    parser.set_defaults(**DEFAULTS.get(data, {}))
-    args = parser.parse_args(argv)
-    args.data = data
-    if data is None:
-        return args
-    for name, others in OWN_OPTIONS.items():
-        value = getattr(args, name, None)
-        if data not in others and value not in (None, parser.get_default(name)):
-            why = "this needs --data voc" if others == ["voc"] else f"--data {data} needs no folder"
-            parser.error(f"--{name}: {why}")
-    if (args.model in DETECTORS) != (data == "voc"):
-        fitting = ["voc"] if args.model in DETECTORS else [name for name in DATA if name != "voc"]
-        parser.error(f"--model {args.model} needs --data {' or '.join(fitting)}")
-    if data == "voc" and args.image_size % 32:
-        parser.error(f"--image_size must be a multiple of 32 for {data}, got {args.image_size}")
-    return args
-
-
-def parse_training(text: str, argv=None) -> argparse.Namespace:
-    """Of train.py, whose docstring is the text."""
+def add_training_options(parser: Parser) -> None:
     # fmt: off
-    parser = Parser(text, epilog=other_defaults())
     add = parser.add_argument
     add_network_options(parser)
     add_device_options(parser)
     add("--log_period", type=number(int, 1), default=100,
         help="batches between log lines (default: %(default)s)")
-    add("--batch_size", type=number(int, 1), default=64, help="per card (default: %(default)s)")
-    add("--batch_size_for_validation", type=number(int, 1), default=64, help="(%(default)s)")
-    add("--lr", type=number(float, 0), default=0.05, help="learning rate (default: %(default)s)")
+    add("--batch_size", type=number(int, 1), help=f"per card (default: {DEFAULTS['batch_size']})")
+    add("--batch_size_for_validation", type=number(int, 1),
+        help=f"(default: {DEFAULTS['batch_size_for_validation']})")
+    add("--lr", type=number(float, 0), help=f"learning rate (default: {DEFAULTS['lr']})")
     add("--lr_strategy", choices=["piecewise_decay", "cosine_decay"], default="piecewise_decay",
         help="x0.1 at each of --step_epochs, or a cosine down to 0 (default: %(default)s)")
-    add("--step_epochs", type=number(int, 1), nargs="+", default=[30, 60, 90], metavar="EPOCH",
+    add("--step_epochs", type=number(int, 1), nargs="+", metavar="EPOCH",
         help="(default: 30 60 90)")
-    add("--warmup_steps", type=number(int, 0), default=0,
+    add("--warmup_steps", type=number(int, 0),
         help="steps in which the learning rate rises from 0 (default: 0, voc: 1000)")
-    add("--l2_decay", type=number(float, 0), default=3e-5, help="(default: %(default)s)")
+    add("--l2_decay", type=number(float, 0), help=f"(default: {DEFAULTS['l2_decay']})")
     add("--momentum_rate", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
-    add("--num_epochs", type=number(int, 1), default=120, help="(default: %(default)s)")
+    add("--num_epochs", type=number(int, 1), help=f"(default: {DEFAULTS['num_epochs']})")
     add("--max_steps", type=number(int, 1), help="stop after so many steps of the whole training")
     add("--pruning_mode", choices=["ratio", "threshold", "none"], default="ratio",
         help="what decides what is pruned; none trains dense (default: %(default)s)")
-    add("--ratio", type=number(float, 0, 1, part=True), default=0.55,
-        help="fraction of the prunable weights to prune (default: %(default)s)")
-    add("--threshold", type=number(float, 0), default=0.01,
-        help="magnitude below which a weight is pruned (default: %(default)s)")
+    add("--ratio", type=number(float, 0, 1, part=True),
+        help=f"fraction of the prunable weights to prune (default: {DEFAULTS['ratio']})")
+    add("--threshold", type=number(float, 0),
+        help=f"magnitude below which a weight is pruned (default: {DEFAULTS['threshold']})")
     add("--prune_params_type", choices=["conv1x1_only"],
         help="prune just the weights of 1x1 convolutions")
     add("--local_sparsity", type=boolean, nargs="?", const=True, default=False,
@@ -187,18 +244,29 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
     add("--mixup_epochs", type=number(int, 0), help="voc: epochs with mixup (default: 250)")
     add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
     # fmt: on
-    args = parse(parser, argv, "cifar10")
+
+
+def check_training(args: argparse.Namespace, defaults: dict, chosen: list[str]) -> None:
+    """
+    Args:
+        defaults: of all options, by name.
+        chosen: which of ratio and threshold stand on the command line.
+
+    Raises:
+        WrongOption: options do not go together.
+    """
 
     def refuse(names: list[str], why: str) -> None:
-        given = [f"--{n}" for n in names if getattr(args, n) != parser.get_default(n)]
-        if given:
-            parser.error(f"{', '.join(given)}: {why}")
+        others = [f"--{name}" for name in names if getattr(args, name) != defaults[name]]
+        if others:
+            raise WrongOption(f"{', '.join(others)}: {why}")
 
-    args.classes = None  # their names, where the data set has some
     if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
-        parser.error("--resume_epoch needs --pretrained_model, the folder to resume from")
+        raise WrongOption("--resume_epoch needs --pretrained_model, the folder to resume from")
     if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
-        parser.error("--static_masks needs --pretrained_model and a --pruning_mode other than none")
+        raise WrongOption(
+            "--static_masks needs --pretrained_model and a --pruning_mode other than none"
+        )
     how = ["local_sparsity", "sparse_block", "distribution", "prune_period"]
     if args.pruning_mode == "none":
         refuse(
@@ -213,45 +281,38 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
         refuse(["ratio"], "it follows from the ratios of --distribution")
     if args.static_masks:
         refuse(how, "no new masks are made with --static_masks")
-        if given := parser.given(argv) & {"ratio", "threshold"}:
-            parser.error(f"--{given.pop()}: --static_masks keeps the zeros that are there")
+        if chosen:
+            raise WrongOption(f"--{chosen[0]}: --static_masks keeps the zeros that are there")
     if args.pruning_strategy != "gmp":
-        refuse([*LASTING_GMP, "tunning_epochs"], "this needs --pruning_strategy gmp")
+        refuse([*GMP_OPTIONS, "tunning_epochs"], "this needs --pruning_strategy gmp")
     else:
         if args.pruning_mode != "ratio":
-            parser.error("--pruning_strategy gmp needs --pruning_mode ratio")
+            raise WrongOption("--pruning_strategy gmp needs --pruning_mode ratio")
         if args.static_masks:
-            parser.error("--pruning_strategy gmp and --static_masks exclude each other")
+            raise WrongOption("--pruning_strategy gmp and --static_masks exclude each other")
         if args.stable_epochs + args.pruning_epochs >= args.num_epochs:
-            parser.error(
+            raise WrongOption(
                 f"--stable_epochs {args.stable_epochs} and --pruning_epochs {args.pruning_epochs} "
                 f"leave none of --num_epochs {args.num_epochs} at --ratio; raise it or lower them"
             )
     if args.step_epochs != sorted(set(args.step_epochs)):
-        parser.error(f"argument --step_epochs: must increase, got {args.step_epochs}")
+        raise WrongOption(f"argument --step_epochs: must increase, got {args.step_epochs}")
     if args.train_sizes and args.train_sizes[0] > args.train_sizes[1]:
-        parser.error("argument --train_sizes: smallest first")
+        raise WrongOption("argument --train_sizes: smallest first")
     if args.augmentation == "flip":
         refuse(["mixup_epochs"], "this needs --augmentation full")
     if args.use_pretrained and args.pretrained_model:
-        parser.error("--use_pretrained and --pretrained_model exclude each other")
-    if args.use_pretrained is None:
-        args.use_pretrained = (
-            args.data in PRETRAINED and args.scale == 1 and not args.pretrained_model
-        )
-    return args
+        raise WrongOption("--use_pretrained and --pretrained_model exclude each other")
 
 
-def parse_evaluation(text: str, argv=None, data: str | None = None) -> argparse.Namespace:
-    """Of evaluate.py. The names of the options that were given are in `given`."""
-    parser = Parser(text)
+def add_evaluation_options(parser: Parser) -> None:
     # fmt: off
     add = parser.add_argument
     add("--pruned_model", default="models", metavar="PATH",
         help="folder, prefix or .pdparams file (default: %(default)s)")
     add_network_options(parser, saved=True)
     add_device_options(parser)
-    add("--batch_size", type=number(int, 1), default=64, help="(default: %(default)s, voc: 8)")
+    add("--batch_size", type=number(int, 1), help=f"(default: {DEFAULTS['batch_size']}, voc: 8)")
     add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
     add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures")
     add("--json", action="store_true", help="print the results as one line of JSON, and only that")
@@ -259,18 +320,9 @@ def parse_evaluation(text: str, argv=None, data: str | None = None) -> argparse.
     add("--runtime", choices=RUNTIMES, help="what runs a folder that export.py wrote")
     add("--threads", type=number(int, 1), help="of --runtime (default: 1)")
     # fmt: on
-    args = parse(parser, argv, data)
-    args.given = parser.given(argv)
-    if args.per_layer and args.runtime:
-        parser.error("--per_layer is of a checkpoint's weights: leave --runtime out")
-    if args.threads and not args.runtime:
-        parser.error("--threads is of --runtime; OMP_NUM_THREADS sets Paddle's own")
-    return args
 
 
-def parse_export(text: str, argv=None, data: str | None = None) -> argparse.Namespace:
-    """Of export.py. The names of the options that were given are in `given`."""
-    parser = Parser(text)
+def add_export_options(parser: Parser) -> None:
     # fmt: off
     add = parser.add_argument
     add("--pruned_model", default="models", metavar="PATH",
@@ -279,15 +331,12 @@ def parse_export(text: str, argv=None, data: str | None = None) -> argparse.Name
     add("--out", type=Path, required=True, metavar="DIR", help="may hold its other formats")
     add_network_options(parser, saved=True)
     # fmt: on
-    args = parse(parser, argv, data)
-    args.given = parser.given(argv)
-    return args
 
 
 def other_defaults() -> str:
     """For the end of --help."""
     words = []
-    for name, value in DEFAULTS["voc"].items():
+    for name, value in VOC_DEFAULTS.items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return textwrap.fill(f"With --data voc the defaults are: {' '.join(words)}", 100)
 
@@ -314,22 +363,3 @@ def distribution(text: str) -> str | dict[str, float]:
         raise argparse.ArgumentTypeError(
             f"must be global, uniform, erk or like 'conv*=0.6,fc=0.9', got {text!r}"
         ) from None
-
-
-def same(one, other) -> bool:
-    return json.dumps(one) == json.dumps(other)  # of patterns the first that matches counts
-
-
-def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
-    """The saved options, as on a command line, that go on otherwise under `args`."""
-    idle = {"step_epochs"} if args.lr_strategy == "cosine_decay" else set()
-    if args.pruning_mode != "ratio" or args.static_masks:
-        idle.add("ratio")
-    if args.pruning_mode != "threshold" or args.static_masks:
-        idle.add("threshold")
-    names = [name for name in LASTING if name not in idle]
-    if args.lr_strategy == "cosine_decay" or args.pruning_strategy == "gmp":
-        names.append("num_epochs")
-    if args.pruning_strategy == "gmp":
-        names += LASTING_GMP
-    return [f"--{n} {saved[n]}" for n in names if n in saved and not same(saved[n], vars(args)[n])]

@@ -1,61 +1,61 @@
-"""A program as a process: signals to stop, its device, a command to paste."""
+"""A program as a process: its device, its ranks, a command to paste."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
-import signal
 import sys
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+import tempfile
+from pathlib import Path
 
 import paddle
 import paddle.distributed as dist
 
+from tasks import TASKS
+from tasks.lines import warn
 from training.command_line import WrongOption
+from training.trained import check_model
 
 
-class StopSignals:
-    """SIGINT and SIGTERM while it is entered: noted; a second one ends the program at once.
+def set_up_process(args) -> None:
+    """Device and ranks of a training, and what of its options can be checked before it is set up.
 
-    One that the program was started to ignore (SIGINT behind a script's `&`) stays ignored.
+    --num_classes becomes the data set's where it was not given.
 
-    (Not a rank of Paddle's launcher, which sends three, 0.2 s apart, and kills after 30 s.)
+    Raises:
+        WrongOption, ValueError: no such model or device, or --model_path cannot be written.
     """
+    check_model(args)
+    args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
+    set_device(args.use_gpu)
+    if args.amp and paddle.get_device() == "cpu":
+        raise WrongOption("--amp needs a GPU")
+    if args.lr == 0:
+        warn("--lr 0: the weights stay as they are, but for pruning")
+    if args.pruning_mode == "ratio" and args.ratio == 1:
+        warn(f"--ratio {args.ratio}: all prunable weights become 0")
+    check_writable(args.model_path)
+    if dist.get_world_size() > 1:
+        if paddle.get_device() == "cpu":
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # also where Paddle was built for GPUs
+        dist.init_parallel_env()
 
-    NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self):
-        self.received = 0  # number of the signal that this process got
-        self._asked: paddle.Tensor | None = None
-
-    def __enter__(self) -> StopSignals:
-        before = {number: signal.getsignal(number) for number in self.NUMBERS}
-        self._before = {n: handler for n, handler in before.items() if handler != signal.SIG_IGN}
-        for number in self._before:
-            signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame) -> None:
-        self.received = number
-        if "PADDLE_TRAINER_ID" not in os.environ:  # Paddle's launcher repeats it, and then kills
-            for each in self._before:
-                signal.signal(each, signal.SIG_DFL)
-
-    def agreed(self) -> int:
-        """The signal on which all ranks stop now, 0 for none; to be asked once a step by all.
-
-        Several ranks answer for the step before: by then a device has the answer ready.
-        """
-        if dist.get_world_size() == 1:
-            return self.received
-        asked, self._asked = self._asked, paddle.to_tensor([self.received], dtype="int64")
-        dist.all_reduce(self._asked, dist.ReduceOp.MAX)
-        return 0 if asked is None else int(asked[0])
+def check_writable(folder: str) -> None:
+    if re.fullmatch(r"epoch-\d+(-step-\d+)?", Path(folder).resolve().name):
+        raise ValueError(
+            f"--model_path {folder} is the name of a checkpoint; give the folder above"
+        )
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to --model_path {folder}: {error.strerror}; give another"
+        ) from None
 
 
 def command(program: str, *options) -> str:

@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from tasks import TASKS
-from training import checkpoint
 from training.command_line import WrongOption, nearest
+from training.options import check_data, fill_in
+from training.train_state import Saved
 
 
-def check_model(options) -> None:
+def check_model(args) -> None:
     """Raises WrongOption: there is no such network for this data set."""
-    there = TASKS[options.data].MODELS
-    if options.model not in there:
-        close = nearest(options.model, there)
+    there = TASKS[args.data].MODELS
+    if args.model not in there:
+        close = nearest(args.model, there)
         hint = f"did you mean {close}?" if close else f"there are {', '.join(there)}"
-        raise WrongOption(f"there is no model {options.model!r} for {options.data}; {hint}")
+        raise WrongOption(f"there is no model {args.model!r} for {args.data}; {hint}")
 
 
-def trained_options(parse, argv, folder) -> tuple:
-    """The task, the options, and those that the train-state.json of `folder` tells, which win.
+def complete(args, saved: Saved | None) -> ModuleType:
+    """Sets what was not given to what the checkpoint or export was trained with, else to defaults.
 
     Args:
-        parse: takes the words of the command line, and the data set where they do not name one.
+        args: of parse_evaluation() or parse_export().
+
+    Returns:
+        the task.
 
     Raises:
-        ValueError: they do not fit each other.
+        ValueError: the options do not fit each other, or not the checkpoint.
     """
-    trained = checkpoint.read_state(folder).get("options", {})
-    data = parse(argv).data or trained.get("data", "cifar10")
+    trained = saved.options if saved else {}
+    data = args.data or trained.get("data", "cifar10")
     if data not in TASKS:
         raise ValueError(f"there is no data set {data!r}; give --data")
-    task, options = TASKS[data], parse(argv, data)
-    for name in ("model", "scale", "num_classes"):
-        known, value = trained.get(name), getattr(options, name)
-        if name in options.given and known not in (None, value):
+    for name in ("model", "scale", "num_classes", "image_size"):
+        own, value = trained.get(name), getattr(args, name)
+        if value is None:
+            setattr(args, name, own)
+        elif own not in (None, value) and name != "image_size":
             raise ValueError(
-                f"--{name} {value}: {folder} was trained with --{name} {known}; leave it out"
+                f"--{name} {value}: {saved.folder} was trained with --{name} {own}; leave it out"
             )
-        setattr(options, name, value if known is None else known)
-    if "image_size" not in options.given and trained.get("image_size"):
-        options.image_size = trained["image_size"]
-    options.classes, options.seed = trained.get("classes"), 0
-    check_model(options)
-    options.num_classes = options.num_classes or task.num_classes(options)
-    return task, options, trained
+    args.classes, args.seed = trained.get("classes"), 0
+    fill_in(args, data)
+    check_model(args)
+    check_data(args)
+    args.num_classes = args.num_classes or TASKS[data].num_classes(args)
+    return TASKS[data]

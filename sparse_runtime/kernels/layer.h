@@ -13,7 +13,7 @@
 enum Kind : int32_t { POOL = 0, DEPTHWISE = 1, PATCHES = 2, COPY = 3 };
 
 // Two rows' sums, a weight of each and the pixels have to fit the registers.
-constexpr int MOST_VECTORS = (REGISTERS - 3) / 2;
+constexpr int MAX_VECTORS = (REGISTERS - 3) / 2;
 constexpr int CHUNK = 64;  // rows of the matrix that may be paired with one another
 
 // Lanes of a vector that have a pixel above, below, left and right.
@@ -23,7 +23,7 @@ struct Neighbours {
 
 struct Pair {
   uint16_t rows[2];
-  uint16_t both, one, other;  // numbers of indices
+  uint16_t both, first, second;  // columns in which both rows have a weight, or one alone
 };
 
 struct Layer {
@@ -41,8 +41,9 @@ struct Layer {
 
   // A sparse matrix of rows x tile_rows, block by block of tile rows, within a block chunk by chunk
   // of rows, within a chunk pair by pair. Of a pair first the columns in which both rows have a
-  // weight, two values an index, then those of the one row, then those of the other.
-  int32_t rows, tile_rows, block_rows, chunks, relu;  // rows: an even number
+  // weight, two values an index, then those of its first row alone, then those of its second row.
+  int32_t rows;  // an even number
+  int32_t tile_rows, block_rows, chunks, relu;
   const float* values;
   const uint16_t* indices;  // of the tile row inside its block
   const uint32_t* starts;   // [blocks][chunks][2]: of a chunk's values and indices
@@ -86,7 +87,7 @@ class Runs {
   const Run* end() const { return runs_ + count_; }
 
  private:
-  Run runs_[MOST_VECTORS * LANES];
+  Run runs_[MAX_VECTORS * LANES];
   int count_ = 0;
 };
 

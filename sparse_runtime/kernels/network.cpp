@@ -158,7 +158,7 @@ extern "C" {
 
 int lanes() { return LANES; }
 
-int most_vectors() { return MOST_VECTORS; }
+int max_vectors() { return MAX_VECTORS; }
 
 int layer_size() { return sizeof(Layer); }
 

@@ -9,7 +9,8 @@
 
 namespace {
 
-constexpr int CHAINS = 2, SCALAR_CHAINS = 8;  // C where sums are kept in parts
+// C, the parts of a sum, where it is kept in parts.
+constexpr int CHAINS = 2, SCALAR_CHAINS = 8;
 
 template <class T>
 constexpr int LANES_OF = sizeof(T) / sizeof(float);
@@ -74,8 +75,8 @@ void multiply_pairs(const Layer& layer, int64_t start, int block, int first, int
       }
     }
     accumulate<2>(pair->both, values, indices, tile, sums);
-    accumulate<1>(pair->one, values, indices, tile, sums);
-    accumulate<1>(pair->other, values, indices, tile, sums + 1);
+    accumulate<1>(pair->first, values, indices, tile, sums);
+    accumulate<1>(pair->second, values, indices, tile, sums + 1);
     for (int r = 0; r < 2; r++)
 #pragma GCC unroll 16
       for (int v = 0; v < V; v++) {
@@ -100,6 +101,6 @@ Multiply choose(std::integer_sequence<int, V...>, const Layer& layer, int vector
 
 void multiply(const Layer& layer, int vectors, int64_t start, int block, int first, int last,
               const float* tile) {
-  choose(std::make_integer_sequence<int, MOST_VECTORS>(), layer, vectors)(layer, start, block,
-                                                                          first, last, tile);
+  choose(std::make_integer_sequence<int, MAX_VECTORS>(), layer, vectors)(layer, start, block, first,
+                                                                         last, tile);
 }

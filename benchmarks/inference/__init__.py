@@ -1,0 +1,1 @@
+"""The sparse runtime beside other runtimes, and what was recorded."""

@@ -1,0 +1,222 @@
+"""results/experiments.py and plots.py, on a small network."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, error_line
+
+from readers.small_images import FashionMNIST
+from results import experiments, plots
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What two rows on digits leave behind, at width 0.1 and of one epoch."""
+    out = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        small = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
+        patch.setitem(experiments.DATA, "digits", small)
+        patch.setattr(experiments, "SEEDS", 1)
+        experiments.main(["--out", str(out), "--epochs", "1", "--jobs", "1",
+                          "--only", "digits-control", "digits-ratio-55"])  # fmt: skip
+    return out
+
+
+def test_a_row_is_trained_and_measured(results):
+    runs = {run["row"]: run for run in experiments.read_runs(results)}
+    assert list(runs) == ["digits-dense", "digits-control", "digits-ratio-55"]
+    pruned = runs["digits-ratio-55"]
+    assert pruned["prunable_sparsity"] == pytest.approx(0.55, abs=1e-4)
+    assert 0.5 < pruned["sparsity_1x1"] < 0.6
+    assert pruned["samples"] == 360
+    assert (pruned["epochs"], pruned["global_batch"]) == (1, 256)
+    assert pruned["gzip_bytes"] < runs["digits-control"]["gzip_bytes"] <= pruned["bytes"]
+    assert pruned["cpu_seconds"] > 1
+    assert set(pruned["versions"]) == {"paddle", "numpy", "python"}
+    start = pruned["command"][pruned["command"].index("--pretrained_model") + 1]
+    assert start == str(results / "models" / "digits-dense-seed0")
+
+
+def test_it_goes_on_where_it_was(results, monkeypatch):
+    calls = []
+    monkeypatch.setattr(experiments, "program", lambda *words: calls.append(words) or [0, 0])
+    monkeypatch.setattr(experiments, "SEEDS", 1)
+    again = ["--out", str(results), "--jobs", "1", "--only", "digits-ratio-55"]
+    experiments.main(again)
+    assert [words[0] for words in calls] == ["train.py"]  # the start, which others may need
+    assert str(results / "models" / "digits-dense-seed0") in calls.pop()
+    with pytest.raises(TypeError):  # of the 0 that stands for what evaluate.py prints
+        experiments.main([*again, "digits-gmp-75"])
+    calls = [words for words in calls if "--pretrained_model" in words]
+    assert [words[0] for words in calls] == ["train.py"]
+    assert "--pruning_strategy" in calls[0]
+    assert calls[0][-6:-4] == ("--resume_epoch", "latest")
+
+
+def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
+    def program(*words):
+        raise ValueError(f"train.py ended with status 2: fc.bias is {why}")
+
+    monkeypatch.setattr(experiments, "program", program)
+    suite = experiments.Suite(tmp_path, tmp_path, None)
+    dense = next(row for row in experiments.ROWS if row.full_name == "digits-dense")
+    why = "missing"
+    with pytest.raises(ValueError, match="missing"):
+        suite.run(dense, 0)
+    why = "not finite after step 468"
+    suite.run(dense, 0)
+    [record] = experiments.read_runs(tmp_path)
+    assert record["diverged"].endswith("fc.bias is not finite after step 468")
+    assert record["seed"] == 0
+    runs = [record, run("digits-dense", 1, 0.5), run("digits-dense", 2, 0.6)]
+    assert cells(runs, "digits")[2][3] == "55.00% (50.00%..60.00%), 1 diverged"
+    assert cells([record], "digits")[2][2:5] == ["", "1 diverged", ""]
+
+
+def cells(runs: list[dict], data: str) -> list[list[str]]:
+    lines = experiments.table(runs, data).splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def run(row: str, seed: int, top1: float, **more) -> dict:
+    return {"row": row, "seed": seed, "top1": top1, "top5": 1.0, "sparsity": 0.5, "epochs": 5,
+            "prunable_sparsity": 0.55, "sparsity_1x1": 0.6, "cpu_seconds": 100.4,
+            "global_batch": 64, "gzip_bytes": 9876, **more}  # fmt: skip
+
+
+def test_the_table_has_means_ranges_and_differences():
+    runs = [run("control", 0, 0.9), run("control", 1, 0.88), run("ratio-55", 1, 0.87),
+            run("ratio-55", 0, 0.91), run("ratio-90", 0, 0.85, cpu_seconds=None)]  # fmt: skip
+    head, _, *rows = cells(runs, "fashion")
+    assert "core seconds" in head
+    assert rows[0][:4] == [
+        "dense control", "", "50.00% / 55.00% / 60.00%", "89.00% (88.00%..90.00%)",
+    ]  # fmt: skip
+    assert rows[1] == [
+        "ratio", "55%", "50.00% / 55.00% / 60.00%", "89.00% (87.00%..91.00%)", "100.00%",
+        "+0.00 (-1.00..+1.00)", "5", "100", "64 x CPU", "10", "`ratio-55`",
+    ]  # fmt: skip
+    assert rows[2][3:8] == ["85.00%", "100.00%", "-5.00", "5", ""]
+    assert len(cells(runs, "digits")) == 2
+
+
+def test_the_readme_shows_the_tables_of_the_results():
+    runs = experiments.read_runs(ROOT / "results")
+    text = (ROOT / "results" / "README.md").read_text()
+    for data in experiments.DATA:
+        assert f"\n\n{experiments.table(runs, data)}\n\n" in text
+
+
+def test_what_the_results_say_of_themselves():
+    for run in experiments.read_runs(ROOT / "results"):
+        samples = 360 if run["row"].startswith("digits") else 10_000
+        assert "diverged" in run or run["samples"] == samples
+        assert not any(Path(word).is_absolute() for word in run["command"])
+        assert "dirty" not in run["commit"]
+        assert not run["commit"].startswith("unknown")
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">i{array.ndim}i", 0x800 + array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_the_subset_is_the_beginning(tmp_path, monkeypatch, capfd):
+    rng, names = np.random.default_rng(0), [Path(url).name for url, _ in FashionMNIST.train_files]
+    tests = [Path(url).name for url, _ in FashionMNIST.val_files]
+    for images, labels, count in ((*names, 300), (*tests, 100)):
+        write_idx(tmp_path / images, rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        write_idx(tmp_path / labels, rng.integers(0, 10, count, dtype=np.uint8))
+    monkeypatch.setattr(experiments, "SUBSET", 200)
+    experiments.write_subset(tmp_path, tmp_path / "part")
+    for mode, count in (("train", 200), ("val", 100)):
+        part, whole = FashionMNIST(tmp_path / "part", mode), FashionMNIST(tmp_path, mode)
+        assert len(part) == count
+        assert (part.images == whole.images[:count]).all()
+        assert (part.labels == whole.labels[:count]).all()
+    missing = [
+        "--fashion_mnist",
+        tmp_path / "nowhere",
+        "--out",
+        tmp_path / "out",
+        "--only",
+        "dense",
+    ]
+    assert "nowhere" in error_line(capfd, experiments.main, *missing)
+
+
+def test_pictures_of_a_run(results, tmp_path, capfd):
+    plots.main([str(results / "models" / "digits-ratio-55-seed0"), "--out", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{ending}" for name in ("epochs", "layers", "weights") for ending in ("png", "svg")
+    }
+    for path in tmp_path.glob("*.png"):
+        picture = cv2.imread(str(path))
+        assert min(picture.shape[:2]) > 300
+        assert picture.std() > 5
+    message = error_line(capfd, plots.main, tmp_path, "--out", tmp_path)
+    assert "neither metrics.jsonl nor runs.jsonl" in message
+    message = error_line(capfd, plots.main, results, "--out", tmp_path)
+    assert "no pruned run on Fashion-MNIST" in message
+
+
+def test_picture_of_the_results(tmp_path, monkeypatch):
+    runs = [run("control", 0, 0.9), run("control", 1, 0.88), run("ratio-55", 0, 0.87),
+            run("ratio-55", 1, 0.91), *[run("gmp-90", seed, 0.1) for seed in range(3)]]  # fmt: skip
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, *name: figures.append(figure))
+    plots.draw_results(runs, tmp_path)
+    for axis in figures[0].axes:
+        handles, labels = axis.get_legend_handles_labels()
+        assert labels == ["dense control", "ratio", "GMP"]
+        assert handles[1].lines[0].get_ydata() == pytest.approx([0.89])
+        low, high = handles[1].lines[1]
+        assert (low.get_ydata()[0], high.get_ydata()[0]) == pytest.approx((0.87, 0.91))
+
+
+def test_the_results_are_those_of_the_rows():
+    runs = experiments.read_runs(ROOT / "results")
+    rows = {row.full_name: row for row in experiments.ROWS}
+    wanted = [(name, seed) for name in rows for seed in range(experiments.SEEDS)]
+    assert sorted((run["row"], run["seed"]) for run in runs) == sorted(wanted)
+    suite = experiments.Suite(Path("results"), Path(), None)
+    for run in runs:
+        command = ["python", *suite.command(rows[run["row"]], run["seed"])]
+        if run["command"][1] == "benchmarks/random_pruning.py":  # where it was when it ran
+            assert command[1:3] == ["-m", "results.random_pruning"]
+            command[1:3] = run["command"][1:2]
+        assert run["command"] == command
+
+
+def test_a_folder_without_runs_has_no_table(tmp_path, capfd):
+    message = error_line(capfd, experiments.main, "--out", tmp_path, "--table")
+    assert "has no runs.jsonl, or no run in it" in message
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run("control", 0, 0.5)) + '\n{"row": "con')
+    experiments.Suite(tmp_path, tmp_path, None).add(run("control", 1, 0.6))
+    assert [r["seed"] for r in experiments.read_runs(tmp_path)] == [0, 1]
+    assert (tmp_path / "runs.jsonl").read_text().count("\n") == 2
+
+
+def test_after_an_error_no_run_begins(tmp_path, monkeypatch):
+    begun = []
+
+    def program(*words):
+        begun.append(words)
+        time.sleep(0.2)  # the others wait meanwhile
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "program", program)
+    with pytest.raises(SystemExit):
+        experiments.main(["--out", str(tmp_path), "--jobs", "1", "--only", "digits-dense"])
+    assert len(begun) < experiments.SEEDS  # one may just have begun

@@ -1,0 +1,59 @@
+"""A file of the sparse runtime, and what reads one that is to be refused."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from sparse_networks import LAST, POOL, convolution, depthwise, model
+
+from sparse_runtime import model_file
+from sparse_runtime.model_file import Model
+
+SECONDS, MEGABYTES = 2, 64  # what a file that is refused may take at most
+properties = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+
+def small() -> Model:
+    """All kinds of operators, with a bitmap for the weights of operator 0 and gaps for 2."""
+    made = model(
+        (2, 5, 4), convolution(3, 3, 2, 1), depthwise(), convolution(60, relu=False), POOL, LAST
+    )
+    made.operators[2].weight[1:-1] = 0
+    return made
+
+
+def assert_same_model(one: Model, other: Model) -> None:
+    assert one.input_shape == other.input_shape
+    assert len(one.operators) == len(other.operators)
+    for op, like in zip(one.operators, other.operators):
+        fields, wanted = dict(vars(op)), dict(vars(like))
+        for name in ("weight", "bias"):
+            np.testing.assert_array_equal(fields.pop(name), wanted.pop(name))
+        assert fields == wanted
+
+
+def row(*parts) -> np.ndarray:
+    """[1, N]: a negative number stands for that many zeros."""
+    return np.array([[x for part in parts for x in ([0] * -part if part < 0 else [part])]], "f4")
+
+
+def refusal(path) -> str:
+    """Why the file is refused: in one line that names it, soon, and with little memory."""
+    started = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is no network for the sparse") as refused:
+            model_file.read(path)
+        assert tracemalloc.get_traced_memory()[1] < MEGABYTES << 20
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - started < SECONDS
+    message = str(refused.value)
+    assert message.startswith(f"{path} is no network")
+    assert "\n" not in message
+    assert len(message) < 1000
+    return message

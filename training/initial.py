@@ -1,0 +1,92 @@
+"""What a new training starts with: weights, the seed that goes with them, gmp's first ratio."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+
+from tasks import TASKS
+from tasks.lines import not_loaded, say, warn
+from training import checkpoint, folders, train_state
+from training.train_state import Saved
+from unstructured_pruner import UnstructuredPruner
+
+MIN_SPARSITY = 0.001  # of weights that were pruned; a dense network has hardly a zero
+
+
+def starting_weights(args) -> str | None:
+    """The SHA-256 of --pretrained_model's weights, a name for Paddle's, or None: random ones."""
+    if args.pretrained_model:
+        return train_state.sha256(folders.find_weights(args.pretrained_model))
+    return f"Paddle's {args.model}" if args.use_pretrained else None
+
+
+def mixed_seed(seed: int, started_from: str | None) -> int:
+    """The seed of order, augmentation and dropout: from random weights the user's own.
+
+    From trained weights another one: with the same one it would see the very batches again that
+    these weights were trained on, and learn them by heart.
+    """
+    if started_from is None:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {started_from}".encode()).digest()[:4], "big")
+
+
+def make_model(args, saved: Saved | None):
+    """The network with the weights of the checkpoint, of --pretrained_model, or its first ones."""
+    task = TASKS[args.data]
+    model = task.make_model(args, args.use_pretrained and not saved)
+    if saved:
+        checkpoint.load_weights(model, folders.find_weights(saved.folder))
+    elif args.pretrained_model:
+        path = folders.find_weights(args.pretrained_model)
+        other = argparse.Namespace(**{**vars(args), "num_classes": args.num_classes + 1})
+        left_out = checkpoint.load_weights(model, path, lambda: task.make_model(other))
+        if left_out:  # the output layers: it has another number of classes
+            dense = " and dense" if args.static_masks else ""
+            say(f"{not_loaded(path, left_out)}{dense}", sys.stderr)
+    return model
+
+
+def gmp_ratio(args, model, **which_weights) -> float:
+    """The default of --initial_ratio: below the sparsity that is there weights would come back.
+
+    Raises:
+        ValueError: --stable_epochs, which are dense, would let them come back.
+    """
+    pruner = UnstructuredPruner(model, "ratio", ratio=args.ratio, **which_weights)
+    sparse = pruner.prunable_sparsity()
+    initial_ratio = min(max(0.15, sparse), pruner.ratio)
+    if sparse < 0.01:  # a dense network has dead channels at most
+        return initial_ratio
+    if args.stable_epochs:
+        raise ValueError(
+            f"the weights are {sparse:.2%} sparse, and --stable_epochs {args.stable_epochs} would "
+            "let them come back; leave it out, or give --initial_ratio to have it so"
+        )
+    say(f"the weights are {sparse:.2%} sparse: gmp starts at {initial_ratio:.2%}")
+    if sparse > pruner.ratio:
+        warn(f"--ratio {pruner.ratio:g} is below the sparsity of the weights: some come back")
+    elif pruner.distribution != "global" or pruner.sparse_block != [1, 1]:
+        warn("if other layers or blocks of them are zero than are to be pruned, some come back")
+    return initial_ratio
+
+
+def prepare(run) -> None:
+    """The parts of a run that only a new training has: static masks, losses to be looked at."""
+    args = run.args
+    if args.static_masks:
+        run.pruner.set_static_masks()
+    # gmp's ratio raises the loss, too, and a detector's varies widely.
+    if run.started_from and args.lr > 0 and args.pruning_strategy != "gmp" and args.data != "voc":
+        run.first_losses = []
+
+
+def check_static_masks(args, pruner, path) -> None:
+    """Raises ValueError: the weights of `path` hold no zeros to keep."""
+    if args.static_masks and pruner.prunable_sparsity() < MIN_SPARSITY:
+        raise ValueError(
+            f"--static_masks keeps zeros, but of the weights of {path} "
+            f"{pruner.prunable_sparsity():.2%} are 0; give a pruned checkpoint, or leave it out"
+        )

@@ -1,0 +1,158 @@
+"""The lines that train.py prints, and metrics.jsonl."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from tqdm import tqdm
+
+from readers.loader import available_cores
+from tasks.lines import listed, say, warn
+from tasks.measure import summarize
+from training import folders
+from training.process import command
+from training.run import FIRST_STEPS, Run
+from training.train_state import Saved
+from unstructured_pruner import UnstructuredPruner
+
+
+def beginning(run: Run, saved: Saved | None) -> None:
+    """What is about to be trained and pruned, where it starts and where it will be."""
+    args, ranks = run.args, dist.get_world_size()
+    gpu = paddle.get_device() != "cpu"
+    device = paddle.device.cuda.get_device_name() if gpu else f"CPU, {available_cores()} cores"
+    weights = "random" if not args.use_pretrained else "Paddle's for ImageNet"
+    lines = {
+        "device": f"{device}{f', {ranks} processes' if ranks > 1 else ''}",
+        "data": f"{args.data}, {len(run.train_loader.dataset):,} pictures to train on, "
+        f"{len(run.val_loader.dataset):,} to test, "
+        f"{'x'.join(map(str, run.task.input_shape(args)))}, {args.num_classes} classes",
+        "steps": f"{len(run.train_loader):,} an epoch, {args.batch_size * ranks} pictures each, "
+        f"{args.num_epochs} epochs{f', ends at {args.max_steps:,}' if args.max_steps else ''}",
+        "model": f"{args.model} of width {args.scale:g}, {_size(run.model):,} parameters",
+        "weights": str(saved.folder if saved else args.pretrained_model or weights),
+        "pruned": _what_is_pruned(run),
+        "saved in": args.model_path,
+    }
+    say("\n".join(f"{name:9} {text}" for name, text in lines.items()))
+
+
+def _size(model, names=None) -> int:
+    """Elements of all parameters, or of these."""
+    tensors = dict(model.named_parameters())
+    return sum(math.prod(tensors[name].shape) for name in (tensors if names is None else names))
+
+
+def _what_is_pruned(run: Run) -> str:
+    args, pruner = run.args, run.pruner
+    if pruner is None:
+        return "nothing"
+    weights = _size(run.model, pruner.masks)
+    of = (
+        f"of {weights:,} weights in {len(pruner.masks)} layers "
+        f"({weights / _size(run.model):.1%} of the parameters)"
+    )
+    if args.static_masks:
+        return f"what is 0, {pruner.prunable_sparsity():.2%} {of}"
+    if args.pruning_mode == "threshold":
+        return f"what is smaller than {args.threshold:g}, {of}"
+    by_pattern = isinstance(pruner.distribution, dict)
+    how = ", by pattern" if by_pattern else f", {pruner.distribution}".replace(", global", "")
+    if args.pruning_strategy == "gmp":
+        return f"{args.initial_ratio:.2%} rising to {pruner.target_ratio:.2%} {of}{how}"
+    return f"{pruner.ratio:.2%} {of}{how}"
+
+
+def progress_bar(run: Run) -> tqdm:
+    """A bar on a terminal, over the steps of all epochs, with the time that is left."""
+    steps = run.args.num_epochs * len(run.train_loader)
+    return tqdm(
+        total=min(steps, run.args.max_steps or steps),
+        initial=run.step,
+        unit=" steps",
+        smoothing=0,  # the time left follows from all steps, with the tests between them
+        disable=None if dist.get_rank() == 0 else True,
+    )
+
+
+def steps(run: Run) -> None:
+    """A line, on a terminal above the bar: means over the epoch so far, of this rank."""
+    if dist.get_rank() > 0:
+        return
+    result = summarize(run.totals, run.task.COUNTED)  # waits for the device
+    seconds = time.perf_counter() - run.started
+    images = (run.step - run.first_step) * run.args.batch_size * dist.get_world_size()
+    say(
+        f"epoch {run.epoch} batch {run.batch}/{len(run.train_loader)} train "
+        f"{listed(result, run.task.COUNTED[:2])}lr {run.opt.get_lr():.3g} "
+        f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f} {images / seconds:.0f} images/s"
+    )
+    _warn_of_lost_channels(run)
+    if run.seconds_reading > seconds / 2 and not run.waits_for_data:
+        run.waits_for_data = True
+        warn(
+            f"{run.seconds_reading / seconds:.0%} of the time is spent on reading pictures; "
+            "see --num_workers"
+        )
+    _warn_of_learning_rate(run)
+
+
+def epoch(run: Run, record: dict) -> None:
+    """A finished epoch: a line in metrics.jsonl and one to read."""
+    if dist.get_rank() > 0:
+        return
+    folders.add_metrics(run.args.model_path, record)
+    tested = listed(record, run.task.MEASURED)
+    say(
+        f"epoch {record['epoch']} train loss {record['train_loss']:.3f} "
+        f"{'test ' if tested else ''}{tested}"
+        f"sparsity {record['sparsity']:.4f}/{record['prunable_sparsity']:.4f} "
+        f"{record['seconds']:.0f} s"
+    )
+    _warn_of_lost_channels(run)
+    _warn_of_learning_rate(run)
+
+
+def end(args) -> None:
+    saved = (folders.Path(args.model_path) / folders.STATE).resolve().parent
+    data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
+    measure = command("evaluate.py", "--pruned_model", args.model_path, *data_dir)
+    say(f"saved {saved}; to measure it:\n{measure}")
+
+
+def _warn_of_lost_channels(run: Run) -> None:
+    """Once a layer where output channels have no weight left, and once where none has one."""
+    for name, (lost, channels) in run.pruner.lost_channels().items() if run.pruner else ():
+        whole = lost == channels
+        if whole > run.lost.get(name, -1):
+            run.lost[name] = whole
+            short = name if len(name) <= 47 else f"...{name[-44:]}"  # a line of 100
+            where = "" if whole else f"{lost} of {channels} output channels of "
+            say(f"no weight is left in {where}{short}")
+
+
+def _warn_of_learning_rate(run: Run) -> None:
+    """Once, where training began by ruining the weights it started from."""
+    if run.first_losses is None:
+        return
+    losses = [float(loss) for loss in run.first_losses]
+    if too_high := is_ruined(losses, run.args.num_classes):
+        warn(
+            f"the loss rises: --lr {run.args.lr:g} is likely too high for trained weights; "
+            f"try {run.args.lr / 100:g}"
+        )
+    if too_high or len(losses) == FIRST_STEPS:
+        run.first_losses = None
+
+
+def is_ruined(losses: list[float], num_classes: int) -> bool:
+    """Whether ten steps in a row are worse than a guess and twice the first two.
+
+    (Of which the second is with the first masks; at --lr 0.05 the third was ruined already.)
+    """
+    bound = max(2 * float(np.mean(losses[:2] or [0])), math.log(num_classes))
+    return any(np.mean(losses[i : i + 10]) > bound for i in range(2, len(losses) - 9))

@@ -1,0 +1,159 @@
+"""Going on from a checkpoint: which one, whether the options fit it, and what of it is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from tasks.lines import shortened
+from training import checkpoint, folders, ranks
+from training.folders import MASKS, OPTIMIZER
+from training.options import GMP_OPTIONS
+from training.run import Run
+from training.train_state import Saved
+
+# Options that decide how a training goes on: a resumed run has to repeat them.
+LASTING = """
+    data model scale num_classes seed amp lr lr_strategy step_epochs warmup_steps l2_decay
+    momentum_rate pruning_mode ratio threshold static_masks prune_params_type local_sparsity
+    sparse_block distribution prune_period pruning_strategy image_size train_sizes augmentation
+    mixup_epochs
+""".split()  # noqa: SIM905
+
+
+def find(args) -> Saved | None:
+    """The checkpoint to go on from, which fits the options; None: a new training.
+
+    --initial_ratio becomes the checkpoint's where it was not given.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, is damaged, or was trained otherwise.
+    """
+    if args.resume_epoch == -1:
+        saved = None
+    elif args.resume_epoch == "latest":
+        saved = folders.find_latest(args.model_path)
+    else:
+        saved = folders.find_epoch(args.pretrained_model, args.resume_epoch)
+        if args.resume_epoch + 1 >= args.num_epochs:
+            raise ValueError(
+                f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give "
+                "more"
+            )
+    if saved:
+        if args.initial_ratio is None and saved.options.get("pruning_strategy") == "gmp":
+            initial = saved.options.get("initial_ratio", 0.15)
+            if not args.force or initial <= args.ratio:
+                args.initial_ratio = initial
+        different = different_options(args, saved.options)
+        if saved.global_batch not in (None, args.batch_size * dist.get_world_size()):
+            different.append(f"a global batch of {saved.global_batch}")
+        if different and not args.force:
+            raise ValueError(
+                f"{saved.folder} was trained with {', '.join(different)}; give the same, or --force"
+            )
+    ranks.check_same_step(saved.step if saved else 0)
+    return saved
+
+
+def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
+    """The saved options, as on a command line, that go on otherwise under `args`."""
+    idle = {"step_epochs"} if args.lr_strategy == "cosine_decay" else set()
+    if args.pruning_mode != "ratio" or args.static_masks:
+        idle.add("ratio")
+    if args.pruning_mode != "threshold" or args.static_masks:
+        idle.add("threshold")
+    names = [name for name in LASTING if name not in idle]
+    if args.lr_strategy == "cosine_decay" or args.pruning_strategy == "gmp":
+        names.append("num_epochs")
+    if args.pruning_strategy == "gmp":
+        names += GMP_OPTIONS
+    return [f"--{n} {saved[n]}" for n in names if n in saved and not same(saved[n], vars(args)[n])]
+
+
+def same(a, b) -> bool:
+    return json.dumps(a) == json.dumps(b)  # of patterns the first that matches counts
+
+
+def is_complete(args, saved: Saved) -> bool:
+    """Whether --resume_epoch latest has nothing left to do; the familiar names are then set."""
+    if args.resume_epoch != "latest":
+        return False
+    reached = args.max_steps is not None and saved.step >= args.max_steps
+    if reached and saved.step == args.max_steps and not saved.finished:
+        reached = saved.epoch in folders.reported(args.model_path)  # else: killed before
+    complete = reached or (saved.finished and saved.epoch + 1 >= args.num_epochs)
+    if complete and dist.get_rank() == 0:
+        folders.link(saved.folder, Path(args.model_path))  # a kill may have prevented it
+    return complete
+
+
+def check_same_classes(args, saved: Saved) -> None:
+    names = saved.options.get("classes")
+    if names != args.classes and not args.force:
+        raise ValueError(
+            f"{saved.folder} was trained with {shortened(names)}, the data set has "
+            f"{shortened(args.classes)}; give the same data, or --force"
+        )
+
+
+def restore(run: Run, saved: Saved) -> None:
+    """Brings a run whose model has the checkpoint's weights to where the checkpoint is.
+
+    Learning rate, threshold and ratio follow from the options and the step.
+
+    Raises:
+        FileNotFoundError, ValueError: files are damaged, or not of this model and data.
+    """
+    _restore_position(run, saved)
+    run.schedule.step(run.step)
+    checkpoint.load_optimizer(saved.folder / OPTIMIZER, run)
+    if run.pruner is not None:
+        _restore_pruner(run, saved)
+
+
+def _restore_position(run: Run, saved: Saved) -> None:
+    """Epoch, step, and what was counted in the epoch so far."""
+    args, steps, rank = run.args, len(run.train_loader), dist.get_rank()
+    if saved.finished:
+        run.epoch, run.step = saved.epoch + 1, (saved.epoch + 1) * steps
+    else:
+        run.epoch, run.step, run.epoch_lr = saved.epoch, saved.step, saved.epoch_lr
+        if not 0 <= run.batch <= steps:
+            raise ValueError(
+                f"{saved.folder} is at step {run.step}, which is not within epoch {run.epoch} of "
+                f"{steps} steps: inside an epoch the data set and the global batch size cannot "
+                "change"
+            )
+        totals = saved.totals
+        if (
+            totals and len(totals) != dist.get_world_size()
+        ):  # by fewer or more ranks: the first has it all
+            totals = [np.sum(totals, 0).tolist()]
+        if rank < len(totals):
+            run.totals = paddle.to_tensor(totals[rank], "float64")
+    if args.max_steps is not None and args.max_steps <= run.step and args.resume_epoch != "latest":
+        raise ValueError(f"--max_steps {args.max_steps} were taken before: {run.step} are done")
+
+
+def _restore_pruner(run: Run, saved: Saved) -> None:
+    args, pruner, options = run.args, run.pruner, saved.options
+    if options.get("pruning_mode") == "none":
+        pruner.iteration = run.step
+    else:
+        state = pruner.state_dict()
+        state["masks"] = checkpoint.read_masks(saved.folder / MASKS, pruner.masks)
+        state["iteration"] = run.step
+        state["static"] = args.static_masks and options.get("static_masks", False)
+        if args.pruning_mode == "ratio" and saved.threshold is not None:
+            state["threshold"] = saved.threshold
+        if args.pruning_strategy == "gmp":
+            state["ratio"] = 0.0 if saved.masks_ratio is None else saved.masks_ratio
+        pruner.set_state_dict(state)
+    if args.static_masks and not pruner.state_dict()["static"]:
+        pruner.set_static_masks()

@@ -1,0 +1,201 @@
+"""One training: all that takes part in it, and how far it is."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle.optimizer import lr
+from tqdm import tqdm
+
+from readers.loader import Loader
+from tasks.measure import summarize
+from training import ranks
+from training.folders import checkpoint_name
+from training.stopping import StopSignals
+from training.train_state import Saved
+from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity
+
+FIRST_STEPS = 100  # in which a learning rate that is too high shows
+
+
+@dataclass
+class Run:
+    """What takes part in a training, then how far it is."""
+
+    args: argparse.Namespace
+    task: ModuleType  # of tasks/
+    model: paddle.nn.Layer
+    network: paddle.nn.Layer  # the model, or its DataParallel wrapper
+    opt: paddle.optimizer.Optimizer
+    schedule: lr.LRScheduler  # steps once a batch
+    scaler: paddle.amp.GradScaler
+    pruner: UnstructuredPruner | None
+    train_loader: Loader
+    val_loader: Loader
+    seed: int  # of order, augmentation and dropout
+    started_from: str | None = None  # see initial.starting_weights()
+    stop: StopSignals = field(default_factory=StopSignals)
+    bar: tqdm | None = None
+    first_losses: list | None = None  # of a training that starts from trained weights
+    waits_for_data: bool = False  # which was said
+    lost: dict[str, bool] = field(default_factory=dict)  # said of a weight -> of all its channels
+
+    epoch: int = 0  # the one under way
+    step: int = 0  # steps of the whole training that are done
+    best: float = -1.0  # result of the best weights so far
+    epoch_lr: float | None = None  # the learning rate at the start of the epoch
+    totals: paddle.Tensor | None = None  # sums of the task's counts over the epoch
+    finite: paddle.Tensor | None = None  # batches of the epoch before the first loss that is not
+    first_step: int = 0  # of the epoch in this process, and when it began
+    started: float = 0.0
+    seconds_reading: float = 0.0  # of those since
+
+    @property
+    def batch(self) -> int:
+        """Batches of the epoch under way that are done."""
+        return self.step - self.epoch * len(self.train_loader)
+
+    @property
+    def epoch_finished(self) -> bool:
+        return self.batch == len(self.train_loader)
+
+    @property
+    def ends(self) -> bool:
+        """Whether the epoch under way is the last."""
+        return self.step == self.args.max_steps or self.epoch == self.args.num_epochs - 1
+
+    def batches(self) -> Iterator[list[paddle.Tensor]]:
+        """The batches of the epoch that are left. `count()` is to be called for each.
+
+        Raises:
+            Stopped: after a batch, on a signal that all ranks have heard of.
+        """
+        done = self.batch
+        if self.totals is None:
+            self.epoch_lr = self.opt.get_lr()
+            self.totals = paddle.zeros([len(self.task.COUNTED) + 1], "float64")
+        self.finite = paddle.full([], done, "int64")
+        self.first_step, self.seconds_reading = self.step, 0.0
+        self.train_loader.dataset.epoch = self.epoch
+        self.train_loader.batch_sampler.set_epoch(self.epoch, done)
+        self.network.train()
+        self.started = asked = time.perf_counter()
+        if self.epoch_finished or self.step == self.args.max_steps:
+            return
+        for batch in self.train_loader:
+            self.seconds_reading += time.perf_counter() - asked
+            seed_step(self.seed, self.step)
+            yield batch
+            if number := self.stop.agreed():
+                raise self.stop.stopped(number, self.step)
+            if self.step == self.args.max_steps:
+                break
+            asked = time.perf_counter()
+
+    def count(self, counts: paddle.Tensor, loss: paddle.Tensor) -> None:
+        """A step is done.
+
+        Args:
+            counts: of `task.counts()`, whose first is the sum of the loss.
+        """
+        self.totals += counts
+        self.finite += paddle.isfinite(self.totals[0]).astype("int64")  # once NaN, always NaN
+        self.step += 1
+        self.bar.update()
+        if self.first_losses is not None and len(self.first_losses) < FIRST_STEPS:
+            self.first_losses.append(loss.detach())
+
+    def end_epoch(self) -> dict:
+        """The epoch's record for metrics.jsonl, without test results; to be called by all ranks.
+
+        Raises:
+            ValueError: a loss or weight is not finite, or the ranks have different masks.
+        """
+        saved = self.state(finished=False)  # waits for the device
+        seconds = time.perf_counter() - self.started
+        if self.pruner is not None:
+            ranks.check_same_masks(self.pruner, self.step)
+        ranks.share_buffers(self.model)
+        images = (self.step - self.first_step) * saved.global_batch
+        return {
+            "epoch": self.epoch,
+            "lr": self.epoch_lr,
+            "train_loss": summarize(np.sum(saved.totals, 0), self.task.COUNTED)["loss"],
+            **dict.fromkeys(self.task.MEASURED),
+            "sparsity": saved.sparsity,
+            "prunable_sparsity": saved.prunable_sparsity,
+            "threshold": saved.threshold,
+            "images_per_sec": images / seconds,
+            "seconds": seconds,
+        }
+
+    def is_best(self, record: dict) -> bool:
+        """Whether the weights are better than all before; then they are the best from now on."""
+        result = record[self.task.MEASURED[0]]
+        comparable = self.epoch_finished and (self.pruner is None or self.pruner.target_reached())
+        if result is None or not comparable or result <= self.best:
+            return False
+        self.best = result
+        return True
+
+    def state(self, finished: bool) -> Saved:
+        """What train-state.json is to hold; to be called by all ranks.
+
+        Raises:
+            ValueError: a loss or weight is not finite.
+        """
+        self.check_finite()
+        args, pruner = self.args, self.pruner
+        one_threshold = pruner and not args.static_masks and pruner.distribution == "global"
+        return Saved(
+            folder=Path(args.model_path) / checkpoint_name(self.epoch, self.step, finished),
+            epoch=self.epoch,
+            step=self.step,
+            finished=finished,
+            epoch_lr=self.epoch_lr,
+            started_from=self.started_from,
+            totals=[totals.tolist() for totals in ranks.tensors(self.totals)],
+            sparsity=UnstructuredPruner.total_sparse(self.model),
+            prunable_sparsity=sparsity(prunable_parameters(self.model)),
+            threshold=float(pruner.threshold) if one_threshold else None,
+            masks_ratio=pruner.ratio if pruner else None,
+            ranks=dist.get_world_size(),
+            options=vars(args),
+            versions={
+                "paddle": paddle.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        )
+
+    def check_finite(self) -> None:
+        """To be called by all ranks, before anything is saved."""
+        finite = int(ranks.minimum(self.finite))
+        if finite < self.batch:
+            step = self.epoch * len(self.train_loader) + finite + 1
+            raise ValueError(
+                f"the loss is not finite at step {step}, in epoch {self.epoch}; lower --lr. Go on "
+                f"from what was saved in {self.args.model_path}, but for a checkpoint of step "
+                f"{step - 1}"
+            )
+        for name, weight in self.model.named_parameters():
+            if not bool(paddle.isfinite(weight).all()):
+                raise ValueError(
+                    f"{name} is not finite after step {self.step}, in epoch {self.epoch}; lower "
+                    f"--lr. What was saved before is kept in {self.args.model_path}"
+                )
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Dropout depends on seed, step and rank, not on what ran before."""
+    mixed = np.random.SeedSequence((seed, step, dist.get_rank()))
+    paddle.seed(int(mixed.generate_state(1)[0]))
