@@ -141,6 +141,7 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
         val_loader=val_loader,
         seed=seed,
         started_from=started_from,
+        **(resume.position(args, saved, len(train_loader)) if saved else {}),
     )
     if saved:
         resume.restore(run, saved)

@@ -192,7 +192,11 @@ def _differ_in_classes(arrays: dict, expected: dict, other: dict) -> set[str] | 
 
 
 def load_optimizer(path: Path, run) -> None:
-    """The optimizer's accumulators and, with --amp, the loss scale, into `run`."""
+    """The optimizer's accumulators and, with --amp, the loss scale, for step `run.step`.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, damaged, or of another model.
+    """
     accumulators = read_arrays(path)
     scale = accumulators.pop("GradScaler", None)
     if type(scale) not in (dict, type(None)):
@@ -209,6 +213,7 @@ def load_optimizer(path: Path, run) -> None:
     starts = tuple(f"{name}_" for name in shapes)
     if run.step and not any(key.startswith(starts) for key in accumulators):
         raise ValueError(f"{path} holds nothing of this model's parameters")
+    run.schedule.step(run.step)
     accumulators["LR_Scheduler"] = run.schedule.state_dict()
     run.opt.set_state_dict(_rename(accumulators, {v: k for k, v in _names(run.model).items()}))
 

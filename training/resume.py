@@ -102,43 +102,45 @@ def check_same_classes(args, saved: Saved) -> None:
         )
 
 
+def position(args, saved: Saved, steps_per_epoch: int) -> dict:
+    """Of a Run: epoch, step, and what was counted in the epoch so far.
+
+    Raises:
+        ValueError: the checkpoint does not fit this number of steps, or --max_steps.
+    """
+    steps, rank = steps_per_epoch, dist.get_rank()
+    if saved.finished:
+        found = {"epoch": saved.epoch + 1, "step": (saved.epoch + 1) * steps}
+    else:
+        found = {"epoch": saved.epoch, "step": saved.step, "epoch_lr": saved.epoch_lr}
+        if not 0 <= saved.step - saved.epoch * steps <= steps:
+            raise ValueError(
+                f"{saved.folder} is at step {saved.step}, which is not within epoch {saved.epoch} "
+                f"of {steps} steps: inside an epoch the data set and the global batch size cannot "
+                "change"
+            )
+        totals = saved.totals
+        if totals and len(totals) != dist.get_world_size():  # of other ranks: the first has it all
+            totals = [np.sum(totals, 0).tolist()]
+        if rank < len(totals):
+            found["totals"] = paddle.to_tensor(totals[rank], "float64")
+    done = found["step"]
+    if args.max_steps is not None and args.max_steps <= done and args.resume_epoch != "latest":
+        raise ValueError(f"--max_steps {args.max_steps} were taken before: {done} are done")
+    return found
+
+
 def restore(run: Run, saved: Saved) -> None:
-    """Brings a run whose model has the checkpoint's weights to where the checkpoint is.
+    """Optimizer and masks of the checkpoint, of whose weights and position the run is.
 
     Learning rate, threshold and ratio follow from the options and the step.
 
     Raises:
-        FileNotFoundError, ValueError: files are damaged, or not of this model and data.
+        FileNotFoundError, ValueError: files are damaged, or not of this model.
     """
-    _restore_position(run, saved)
-    run.schedule.step(run.step)
     checkpoint.load_optimizer(saved.folder / OPTIMIZER, run)
     if run.pruner is not None:
         _restore_pruner(run, saved)
-
-
-def _restore_position(run: Run, saved: Saved) -> None:
-    """Epoch, step, and what was counted in the epoch so far."""
-    args, steps, rank = run.args, len(run.train_loader), dist.get_rank()
-    if saved.finished:
-        run.epoch, run.step = saved.epoch + 1, (saved.epoch + 1) * steps
-    else:
-        run.epoch, run.step, run.epoch_lr = saved.epoch, saved.step, saved.epoch_lr
-        if not 0 <= run.batch <= steps:
-            raise ValueError(
-                f"{saved.folder} is at step {run.step}, which is not within epoch {run.epoch} of "
-                f"{steps} steps: inside an epoch the data set and the global batch size cannot "
-                "change"
-            )
-        totals = saved.totals
-        if (
-            totals and len(totals) != dist.get_world_size()
-        ):  # by fewer or more ranks: the first has it all
-            totals = [np.sum(totals, 0).tolist()]
-        if rank < len(totals):
-            run.totals = paddle.to_tensor(totals[rank], "float64")
-    if args.max_steps is not None and args.max_steps <= run.step and args.resume_epoch != "latest":
-        raise ValueError(f"--max_steps {args.max_steps} were taken before: {run.step} are done")
 
 
 def _restore_pruner(run: Run, saved: Saved) -> None:
