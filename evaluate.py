@@ -18,8 +18,9 @@ from training.options import parse_evaluation
 
 parse = partial(parse_evaluation, __doc__)
 if __name__ == "__main__":
-    start(parse)
+    ARGS = start(parse)
 
+import argparse
 import json
 import math
 import os
@@ -79,7 +80,7 @@ def check_show(folder: str, task) -> None:
 
 @one_line_errors
 def main(argv=None) -> None:
-    args = parse(argv)
+    args = argv if isinstance(argv, argparse.Namespace) else parse(argv)
     set_device(args.use_gpu)
     path = Path(args.pruned_model)
     weights = None if args.runtime else folders.find_weights(path)
@@ -97,7 +98,7 @@ def main(argv=None) -> None:
         model = runtimes.load(args.runtime, path, args.batch_size, args.threads or 1)
     else:
         model = task.make_model(args)
-        checkpoint.load_weights(model, weights)
+        checkpoint.load_weights(model, weights, saved)
     dataset = task.make_dataset(args, "val")
     check_classes(class_names(dataset), saved)
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
@@ -128,4 +129,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ARGS))

@@ -18,8 +18,9 @@ from training.options import parse_export
 
 parse = partial(parse_export, __doc__)
 if __name__ == "__main__":
-    start(parse)
+    ARGS = start(parse)
 
+import argparse
 import os
 import re
 import subprocess
@@ -153,7 +154,7 @@ def check_out(out: Path, before: Saved | None, source: str) -> None:
 
 @one_line_errors
 def main(argv=None) -> None:
-    args = parse(argv)
+    args = argv if isinstance(argv, argparse.Namespace) else parse(argv)
     paddle.set_device("cpu")  # whose runtimes these are
     weights = folders.find_weights(args.pruned_model)
     saved, before = train_state.read(weights.parent), train_state.read(args.out)
@@ -161,7 +162,7 @@ def main(argv=None) -> None:
     source = train_state.sha256(weights)
     check_out(args.out, before, source)
     model = task.make_model(args)
-    checkpoint.load_weights(model, weights)
+    checkpoint.load_weights(model, weights, saved)
     model.eval()
     zeros = sparsity(prunable_parameters(model))
     if args.format == "sparse" and zeros < MIN_SPARSITY:
@@ -208,4 +209,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ARGS))

@@ -40,6 +40,7 @@ install() {
     "$python" -m venv "$venv" &&
       "$venv/bin/python" -m pip install --disable-pip-version-check "${here}[$extras,programs]" &&
       "$venv/bin/python" -m pip uninstall -y paddle-unstructured-pruning && # no stale copy of it
+      rm -rf "$here/build" "$here"/*.egg-info &&
       echo "$stamp" >"$venv/.ready"
   } >"$log" 2>&1 || {
     ! grep -q 'No space left' "$log" || die "the disk is full; .venv needs about 2 GB"
@@ -65,8 +66,10 @@ install
 python=$venv/bin/python
 export PYTHONWARNINGS="ignore:No ccache found:UserWarning${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 
-run() { # a module of this project, from any folder
-  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m "$@"
+run() { # a file of this project, from any folder: -m would find modules of that folder first
+  local file=$here/$1
+  shift
+  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" "$file" "$@"
 }
 
 launch() {
@@ -77,20 +80,28 @@ launch() {
   exec "$python" -m paddle.distributed.launch ${LAUNCH_OPTIONS:---gpus=0,1,2,3} "$@"
 }
 
+by_threshold=(--data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01)
 case $command in
-  demo) run demos.classify "$@" ;;
-  demo_yolov3) run demos.detect "$@" ;;
-  deploy_demo) run demos.deploy "$@" ;;
+  demo) run demos/classify.py "$@" ;;
+  demo_yolov3) run demos/detect.py "$@" ;;
+  deploy_demo) run demos/deploy.py "$@" ;;
   test) cd "$here" && exec "$python" -m pytest "$@" ;;
-  threshold) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 "$@" ;;
-  ratio) exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;
-  multi_gpu) launch --log_dir=train_mbv1_imagenet_threshold_001_log "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --batch_size 256 "$@" ;;
+  threshold) exec "$python" "$here/train.py" "${by_threshold[@]}" "$@" ;;
+  ratio)
+    exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode ratio --ratio 0.55 "$@" ;;
+  multi_gpu)
+    launch --log_dir=train_mbv1_imagenet_threshold_001_log \
+      "$here/train.py" "${by_threshold[@]}" --batch_size 256 "$@" ;;
   # Of the 16,551 pictures 150,000 steps of 4 x 8 are 290 epochs: the recipe's 270, stretched.
-  yolov3_threshold) launch --log_dir=train_yolov3_voc_threshold_001_log "$here/train.py" --data voc --model yolov3 --lr 0.001 --pruning_mode threshold --threshold 0.01 --batch_size 8 --num_epochs 291 --step_epochs 232 261 --mixup_epochs 269 --max_steps 150000 "$@" ;;
+  yolov3_threshold)
+    launch --log_dir=train_yolov3_voc_threshold_001_log \
+      "$here/train.py" --data voc --model yolov3 --lr 0.001 --pruning_mode threshold --threshold 0.01 \
+      --batch_size 8 --num_epochs 291 --step_epochs 232 261 --mixup_epochs 269 --max_steps 150000 "$@" ;;
   resume)
-    [[ " $* " == *" --resume_epoch"* || " $* " == *" --last_epoch"* ]] || die "after which epoch? bash run.sh resume --resume_epoch 29"
-    exec "$python" "$here/train.py" --data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 --pretrained_model models/ "$@" ;;
+    [[ " $* " == *" --resume_epoch"* || " $* " == *" --last_epoch"* ]] ||
+      die "after which epoch? bash run.sh resume --resume_epoch 29"
+    exec "$python" "$here/train.py" "${by_threshold[@]}" --pretrained_model models/ "$@" ;;
   evaluate) exec "$python" "$here/evaluate.py" --pruned_model models/ --data imagenet "$@" ;;
-  gpu_check) run benchmarks.gpu_check "$@" ;;
+  gpu_check) run benchmarks/gpu_check.py "$@" ;;
   parity) cd "$here" && exec "$python" -m pytest tests/parity "$@" ;;
 esac

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from training.command_line import one_line_errors, start
+from training.command_line import WrongOption, one_line_errors, start
 from training.options import parse_training
 
 parse = partial(parse_training, __doc__)
 if __name__ == "__main__":
-    start(parse)
+    ARGS = start(parse)
 
 import argparse
 import math
@@ -40,19 +40,21 @@ from tasks.measure import class_names, evaluate
 from training import checkpoint, folders, initial, ranks, report, resume
 from training.process import set_up_process
 from training.run import Run
-from training.stopping import check_stopped, stoppable
+from training.stopping import check_stopped, evaluation_errors, stoppable
 from unstructured_pruner import GMPUnstructuredPruner, UnstructuredPruner
 
 
 @one_line_errors
-def main(argv=None, pruner_class: type[UnstructuredPruner] = UnstructuredPruner) -> None:
+def main(argv=None, *, pruner_class: type[UnstructuredPruner] = UnstructuredPruner) -> None:
     """
     Args:
-        argv: words of the command line; None: the program's own.
+        argv: words of the command line, or the options from them; None: the program's own words.
         pruner_class: what prunes, with the constructor of UnstructuredPruner. (With
             --pruning_strategy gmp it has to be left out.)
     """
-    args = parse(argv)
+    args = argv if isinstance(argv, argparse.Namespace) else parse(argv)
+    if args.pruning_strategy == "gmp" and pruner_class is not UnstructuredPruner:
+        raise WrongOption(f"{pruner_class.__name__} needs --pruning_strategy base")
     set_up_process(args)
     run = set_up(args, pruner_class)
     if run is None:
@@ -63,14 +65,12 @@ def main(argv=None, pruner_class: type[UnstructuredPruner] = UnstructuredPruner)
 
 
 def train(run: Run) -> None:
-    args, pruner = run.args, run.pruner
+    args = run.args
     for epoch in range(run.epoch, args.num_epochs):
         run.epoch = epoch
         run.bar.set_description(f"epoch {epoch} of {args.num_epochs}")
         train_epoch(run)
         record = run.end_epoch()
-        if pruner is not None:
-            pruner.update_params()
         if run.ends or (epoch + 1) % args.test_period == 0:
             record.update(test(run))
         record["best"] = run.is_best(record)
@@ -108,8 +108,9 @@ def train_epoch(run: Run) -> None:
 
 def test(run: Run) -> dict[str, float]:
     """What the task measures of the model, over the test data; without what is NaN or infinite."""
-    metric = run.task.Metric(run.val_loader.dataset)
-    tested = evaluate(run.model, run.val_loader, metric, lambda: check_stopped(run))
+    with evaluation_errors():
+        metric = run.task.Metric(run.val_loader.dataset)
+        tested = evaluate(run.model, run.val_loader, metric, lambda: check_stopped(run))
     return {name: tested[name] for name in run.task.MEASURED if math.isfinite(tested[name])}
 
 
@@ -121,11 +122,13 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
         return None
     started_from = saved.started_from if saved else initial.starting_weights(args)
     seed = initial.mixed_seed(args.seed, started_from)
-    train_loader, val_loader = make_loaders(args, seed)
-    if saved:
-        resume.check_same_classes(args, saved)
+    # What has to be downloaded comes after what can be checked here.
+    loaders = make_loaders(args, seed) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
     model = initial.make_model(args, saved)
+    train_loader, val_loader = loaders or make_loaders(args, seed)
+    if saved:
+        resume.check_same_classes(args, saved)
     pruner = make_pruner(args, model, len(train_loader), pruner_class)
     schedule = make_schedule(args, len(train_loader))
     run = Run(
@@ -155,8 +158,8 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
         here = saved and saved.folder.resolve().parent == Path(args.model_path).resolve()
         again = args.resume_epoch == "latest" and not args.force
         folders.set_aside(args.model_path, saved if here else None, again)
+        run.best_result = folders.best_result(args.model_path, run.task.MEASURED[0])
         report.beginning(run, saved)
-    run.best = folders.best(args.model_path, run.task.MEASURED[0])
     return run
 
 
@@ -221,8 +224,6 @@ def make_pruner(args, model, steps_per_epoch: int, pruner_class) -> Unstructured
             prune_period=args.prune_period or 1,
             **which,
         )
-    if pruner_class is not UnstructuredPruner:
-        raise ValueError(f"{pruner_class.__name__} needs --pruning_strategy base")
     if args.initial_ratio is None:
         args.initial_ratio = initial.gmp_ratio(args, model, **which)
     configs = {
@@ -238,4 +239,4 @@ def make_pruner(args, model, steps_per_epoch: int, pruner_class) -> Unstructured
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ARGS))

@@ -151,31 +151,33 @@ class UnstructuredPruner:
     def _update_masks(self) -> None:
         scores = self._all_scores()
         self.thresholds = {}
-        exact = self.mode == "ratio" and not self._overrides("update_threshold")
-        if self.mode == "ratio" and not exact:
-            self.update_threshold()
-        found = self._thresholds(scores) if exact else {tuple(scores): (self.threshold, 0)}
+        if self.mode == "ratio" and not self._overrides("update_threshold"):
+            self._show(found := self._thresholds(scores))
+        else:
+            if self.mode == "ratio":
+                self.update_threshold()
+            found = {tuple(scores): (self.threshold, 0)}
         for names, (threshold, ties) in found.items():
             for name in names:
                 score, mask = scores[name], self.masks[name]
                 ties = masking.place_of(score, mask).update_mask(mask, score, threshold, ties)
 
     def _thresholds(self, scores: dict[str, paddle.Tensor | Blocks]) -> dict:
-        """Sets the exact thresholds. Names that share one -> it, how many at it go all the same."""
+        """{names that share a threshold: (threshold, how many scores at it are pruned, too)}"""
         checks.check_ratio(self.ratio)
+        ratios = self.layer_ratios()
+        groups = [tuple(scores)] if self.distribution == "global" else [(n,) for n in scores]
+        sizes = [sum(size(self._weights[name]) for name in names) for names in groups]
+        pruned = [round(ratios[names[0]] * n) for names, n in zip(groups, sizes)]
+        ranked = [[scores[name] for name in names] for names in groups]
+        place = masking.place_of(*scores.values())
+        return dict(zip(groups, place.smallest_kept(ranked, pruned)))
+
+    def _show(self, found: dict) -> None:
         if self.distribution == "global":
-            ratios = {tuple(scores): self.ratio}
+            ((self.threshold, _),) = found.values()
         else:
-            ratios = {(name,): ratio for name, ratio in self.layer_ratios().items()}
-        sizes = [sum(size(self._weights[name]) for name in names) for names in ratios]
-        pruned = [round(ratio * n) for ratio, n in zip(ratios.values(), sizes)]
-        ranked = [[scores[name] for name in names] for names in ratios]
-        found = masking.place_of(*scores.values()).smallest_kept(ranked, pruned)
-        if self.distribution == "global":
-            self.threshold = found[0][0]
-        else:
-            self.thresholds = {name: value for (name,), (value, _) in zip(ratios, found)}
-        return dict(zip(ratios, found))
+            self.thresholds = {name: threshold for (name,), (threshold, _) in found.items()}
 
     def _overrides(self, hook: str) -> bool:
         """Whether a strategy has this method of its own."""
@@ -187,9 +189,8 @@ class UnstructuredPruner:
         for name, weight in self._weights.items():
             # A weight stands for its own magnitudes: masking ranks |x|, without a copy.
             score = self.scores(name, weight).detach() if custom else weight
-            shape, wanted = list(score.shape), self._shapes[name]
-            if shape != wanted:
-                raise ValueError(f"the scores of {name} are {shape}, it is {wanted}")
+            if list(score.shape) != self._shapes[name]:
+                raise ValueError(f"the scores of {name} are {score.shape}, it is {weight.shape}")
             score = score if score.is_floating_point() else score.astype("float32")
             blocks = self.sparse_block != [1, 1]
             result[name] = Blocks(score, *self.sparse_block) if blocks else score
@@ -198,7 +199,8 @@ class UnstructuredPruner:
     def scores(self, name: str, param: paddle.Tensor) -> paddle.Tensor:
         """How much each weight matters, >= 0 and in the parameter's shape; the smallest go first.
 
-        To be overridden: |w * grad| is Taylor saliency, random numbers are a control.
+        To be overridden: |w * grad| is Taylor saliency, random numbers are a control. It may be
+        asked more than once a step, and then has to give the same.
         """
         return param.abs()
 
@@ -229,7 +231,7 @@ class UnstructuredPruner:
         An overriding method sets `self.threshold`, which then decides alone: every weight at it is
         kept, also where that misses the ratio.
         """
-        self._thresholds(self._all_scores())
+        self._show(self._thresholds(self._all_scores()))
 
     @paddle.no_grad()
     def mask_parameters(self, param, mask) -> None:

@@ -1,3 +1,3 @@
 """A program for every measured number in the documents: python -m benchmarks.NAME --help."""
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+import training.command_line  # noqa: F401  (before paddle, of which it hides a warning)

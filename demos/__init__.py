@@ -1,3 +1,3 @@
 """What pruning does, on small data, in minutes: python -m demos.NAME --help."""
 
-import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
+import training.command_line  # noqa: F401  (before paddle, of which it hides a warning)

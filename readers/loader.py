@@ -60,6 +60,8 @@ class Loader:
                     raise ValueError(bytes(batch[0].numpy()).decode())
                 yield batch
         except SystemError:
+            if batches._thread is not None:  # Paddle's warns: not after our error
+                batches._thread.join(5)
             raise ValueError(
                 "a process that reads data died, perhaps for lack of memory; lower --num_workers"
             ) from None

@@ -197,9 +197,9 @@ def list_names(data_dir: str, mode: str) -> list[tuple[str, str]]:
             if name:
                 names.append((folder, name))
     if not names:
-        wanted = os.path.join(folders[0], "ImageSets", "Main", f"{which}.txt")
+        path = os.path.join(folders[0], "ImageSets", "Main", f"{which}.txt")
         raise FileNotFoundError(
-            f"{wanted} is missing or empty; --data_dir must hold VOC2007 or VOC2012, or "
+            f"{path} is missing or empty; --data_dir must hold VOC2007 or VOC2012, or "
             "JPEGImages, Annotations and ImageSets/Main of your own"
         )
     return names

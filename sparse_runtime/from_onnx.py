@@ -119,10 +119,17 @@ class _Converter:
             raise self._lacks(node, " with dilation, unequal strides, pads or sides")
         if group > 1 and (per_group, group) != (1, count):
             raise self._lacks(node, f" with {group} groups for {count} channels")
-        self._append(node, Operator(
-            "depthwise" if group > 1 else "convolution", [self._source(node)],
-            weight.reshape(count, -1), bias, kernel, *strides, *pads,
-        ))  # fmt: skip
+        (stride,), (padding,) = strides, pads
+        operator = Operator(
+            "depthwise" if group > 1 else "convolution",
+            [self._source(node)],
+            weight=weight.reshape(count, -1),
+            bias=bias,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+        )
+        self._append(node, operator)
 
     def _batchnormalization(self, node, attributes) -> None:
         op = self._producer(node, ("convolution", "depthwise"))

@@ -44,10 +44,10 @@ def make_dataset(options, mode: str) -> VOCDataset:
     dataset = VOCDataset(
         data_folder(options),
         mode,
-        options.image_size,
-        options.augmentation,
-        options.mixup_epochs,
-        options.seed,
+        image_size=options.image_size,
+        augmentation=options.augmentation,
+        mixup_epochs=options.mixup_epochs,
+        seed=options.seed,
     )
     if len(dataset.classes) != options.num_classes:
         raise ValueError(

@@ -14,10 +14,6 @@ from readers.loader import Loader
 from tasks.lines import not_loaded, say
 
 
-class EvaluationError(ValueError):
-    """The test data could not be read, by this process or by another rank."""
-
-
 def class_names(dataset) -> list[str] | None:
     """A data set's `classes`, in the order of the labels; None where classes are numbers."""
     names = getattr(dataset, "classes", None)
@@ -75,7 +71,7 @@ def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
             ends the test at once.
 
     Raises:
-        EvaluationError: on every rank, if a picture of one of them could not be read.
+        ValueError, OSError: on every rank, if a picture of one of them could not be read.
     """
     model.eval()
     fault = None
@@ -89,6 +85,5 @@ def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
     if dist.get_world_size() > 1:  # also after a fault: the other ranks wait
         dist.all_reduce(faults)
     if int(faults[0]):
-        reason = fault or "another process could not read its test data: see its log"
-        raise EvaluationError(str(reason)) from fault
+        raise fault or ValueError("another process could not read its test data: see its log")
     return metric.result()

@@ -53,7 +53,8 @@ def program_of(name: str) -> str:
     """What a command of run.sh runs: `train.py`, or a module's name."""
     cases = text("run.sh").rpartition("case $command in")[2]
     lines = re.search(rf"^  {name}\)(.*?);;", cases, re.MULTILINE | re.DOTALL).group()
-    return re.search(r"(train|evaluate)\.py|(?<=run )\w+\.[\w.]+|pytest", lines).group()
+    found = re.search(r"(train|evaluate)\.py|(?<=run )[\w/]+(?=\.py)|pytest", lines)
+    return found.group().replace("/", ".")
 
 
 @functools.cache

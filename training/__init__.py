@@ -1,9 +1,9 @@
 """What train.py, evaluate.py and export.py are made of.
 
-- `command_line`, `options`: what a user types
+- `command_line`, `options`, `trained`: what a user types, and what a checkpoint adds to it
 - `initial`: the weights and the seed that a training starts with
 - `run`: all that takes part in a training, and how far it is
-- `state`, `checkpoint`, `folders`, `resume`: what is saved, in which files, and going on from it
+- `train_state`, `checkpoint`, `folders`: what is saved, in which files; `resume`: going on from it
 - `ranks`, `process`, `stopping`: several processes, the device, signals and faults
 - `report`: lines to read
 """

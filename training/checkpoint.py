@@ -29,6 +29,7 @@ from safetensors.numpy import save as safetensors_bytes
 from readers import safe_pickle
 from training import folders, train_state
 from training.folders import BEST, BESTS, MASKS, OPTIMIZER, SAFETENSORS, WEIGHTS
+from training.train_state import Saved
 
 FORMATS = ("pdparams", "safetensors")
 
@@ -121,10 +122,11 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(staging)
 
 
-def load_weights(model, path, make_other=None) -> list[str]:
+def load_weights(model, path, saved: Saved | None = None, make_other=None) -> list[str]:
     """Loads a .pdparams or .safetensors file into the model.
 
     Args:
+        saved: the state that lies beside it, whose checksum it has to have.
         make_other: makes this network for another number of classes. Where it is given and the
             weights are for another number, those whose shapes follow from it are left as they are.
 
@@ -135,8 +137,7 @@ def load_weights(model, path, make_other=None) -> list[str]:
         ValueError: the file is no checkpoint, or its names and shapes are not the model's.
     """
     path = Path(path)
-    file = path.resolve()  # a link means a file of a checkpoint
-    train_state.verify_file(file, train_state.read(file.parent))
+    train_state.verify_file(path.resolve(), saved)  # a link means a file of a checkpoint
     arrays, expected = read_arrays(path), model.state_dict()
     masks = [name for name in arrays if name.endswith("_mask") and name not in expected]
     if masks:

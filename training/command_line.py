@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import warnings
+from typing import NoReturn
 
 # Paddle's: about C++ extensions, at every import; and at the first step of every network with a
 # BatchNorm, of which it is true.
@@ -86,7 +87,7 @@ class WrongOption(ValueError):
     """Shown as those that the parser finds; all ranks meet it."""
 
 
-def refuse(program: str, message: str) -> None:
+def refuse(program: str, message: str) -> NoReturn:
     """Ends the program with one line, also under Paddle's launcher, where all ranks meet the error.
 
     The launcher shows the output of its machine's first rank, and then once more that of the first
@@ -118,7 +119,7 @@ def last_words(program: str, message: str) -> None:
     print(f"{program}: {message}", file=sys.stderr, flush=True)
 
 
-def start(parse) -> None:
+def start(parse) -> argparse.Namespace:
     """To be called by a program before it imports Paddle.
 
     Args:
@@ -127,7 +128,7 @@ def start(parse) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # where it is not ignored
         signal.signal(signal.SIGINT, _interrupted_early)
     try:
-        parse(sys.argv[1:])
+        return parse(sys.argv[1:])
     except WrongOption as error:
         refuse(os.path.basename(sys.argv[0]), str(error))
 

@@ -84,6 +84,8 @@ def verified(folder: Path) -> Saved:
     saved = train_state.read(folder)
     if saved is None:
         raise FileNotFoundError(f"{folder / STATE} is missing")
+    if saved.epoch is None:
+        raise ValueError(f"{folder} is an export, no checkpoint")
     for name in saved.checksums:
         train_state.verify_file(folder / name, saved)
     return saved
@@ -113,8 +115,8 @@ def set_aside(model_path, saved: Saved | None, again: bool = False) -> None:
 
     Args:
         saved: where the training goes on in this folder; None: a new training begins here.
-        again: what followed is trained again just the same, so that its lines of metrics.jsonl
-            and its best weights are no loss.
+        again: where no checkpoint followed, what did is trained again just the same: its lines of
+            metrics.jsonl and its best weights are no loss.
     """
     model_path = Path(model_path)
     epoch, step = saved.position if saved else (-1, math.inf)
@@ -125,8 +127,8 @@ def set_aside(model_path, saved: Saved | None, again: bool = False) -> None:
         moved += [path for path in map(model_path.joinpath, names) if _is_file(path)]
     records = read_metrics(model_path)
     kept = [record for record in records if record["epoch"] <= finished]
-    lines_go = kept != records and not again
-    if lines_go and _best(records)["epoch"] > finished:
+    lines_go = kept != records and (bool(moved) or not again)
+    if lines_go and _best_record(records)["epoch"] > finished:
         moved += [p for p in map(model_path.joinpath, BESTS) if p.exists() and p not in moved]
     if moved or lines_go:
         aside = _new_folder(model_path)
@@ -176,13 +178,13 @@ def reported(model_path) -> list[int]:
     return [record["epoch"] for record in read_metrics(model_path)]
 
 
-def best(model_path, name: str) -> float:
+def best_result(model_path, name: str) -> float:
     """What model-best.pdparams measured, from metrics.jsonl; -1 where there is none."""
     there = any((Path(model_path) / file).exists() for file in BESTS)
-    return _best(read_metrics(model_path)).get(name, -1.0) if there else -1.0
+    return _best_record(read_metrics(model_path)).get(name, -1.0) if there else -1.0
 
 
-def _best(records: list[dict]) -> dict:
+def _best_record(records: list[dict]) -> dict:
     """The record of the epoch whose weights model-best.pdparams holds."""
     return next((r for r in reversed(records) if r.get("best")), {"epoch": -1})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from functools import partial
 
 from tasks import TASKS
 from tasks.lines import not_loaded, say, warn
@@ -38,11 +39,13 @@ def make_model(args, saved: Saved | None):
     task = TASKS[args.data]
     model = task.make_model(args, args.use_pretrained and not saved)
     if saved:
-        checkpoint.load_weights(model, folders.find_weights(saved.folder))
+        checkpoint.load_weights(model, folders.find_weights(saved.folder), saved)
     elif args.pretrained_model:
         path = folders.find_weights(args.pretrained_model)
         other = argparse.Namespace(**{**vars(args), "num_classes": args.num_classes + 1})
-        left_out = checkpoint.load_weights(model, path, lambda: task.make_model(other))
+        beside = train_state.read(path.resolve().parent)
+        make_other = partial(task.make_model, other)
+        left_out = checkpoint.load_weights(model, path, beside, make_other)
         if left_out:  # the output layers: it has another number of classes
             dense = " and dense" if args.static_masks else ""
             say(f"{not_loaded(path, left_out)}{dense}", sys.stderr)

@@ -52,14 +52,14 @@ VOC_DEFAULTS = {  # PaddleDetection's, of yolov3_mobilenet_v1_270e_voc
 }
 
 
-def defaults(data: str) -> dict:
+def defaults_of(data: str) -> dict:
     return {**DEFAULTS, **(VOC_DEFAULTS if data == "voc" else {})}
 
 
 def fill_in(args: argparse.Namespace, data: str) -> None:
     """Sets --data, and the defaults of what was not given or is no option of the program."""
     args.data = data
-    for name, value in defaults(data).items():
+    for name, value in defaults_of(data).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
 
@@ -91,7 +91,7 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
     chosen = [name for name in ("ratio", "threshold") if getattr(args, name) is not None]
     fill_in(args, args.data or "cifar10")
     check_data(args)
-    check_training(args, {**parser.defaults(), **defaults(args.data)}, chosen)
+    check_training(args, {**parser.defaults(), **defaults_of(args.data)}, chosen)
     if args.use_pretrained is None:
         args.use_pretrained = (
             args.data in PRETRAINED and args.scale == 1 and not args.pretrained_model
@@ -182,9 +182,10 @@ def add_training_options(parser: Parser) -> None:
     add("--lr_strategy", choices=["piecewise_decay", "cosine_decay"], default="piecewise_decay",
         help="x0.1 at each of --step_epochs, or a cosine down to 0 (default: %(default)s)")
     add("--step_epochs", type=number(int, 1), nargs="+", metavar="EPOCH",
-        help="(default: 30 60 90)")
+        help=f"(default: {' '.join(map(str, DEFAULTS['step_epochs']))})")
     add("--warmup_steps", type=number(int, 0),
-        help="steps in which the learning rate rises from 0 (default: 0, voc: 1000)")
+        help="steps in which the learning rate rises from 0 "
+        f"(default: {DEFAULTS['warmup_steps']}, voc: {VOC_DEFAULTS['warmup_steps']})")
     add("--l2_decay", type=number(float, 0), help=f"(default: {DEFAULTS['l2_decay']})")
     add("--momentum_rate", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
     add("--num_epochs", type=number(int, 1), help=f"(default: {DEFAULTS['num_epochs']})")
@@ -207,13 +208,17 @@ def add_training_options(parser: Parser) -> None:
         help="steps between new masks (default: 1; under gmp whenever the ratio changes)")
     add("--pruning_strategy", choices=["base", "gmp"], default="base",
         help="gmp: the ratio rises from --initial_ratio to --ratio (default: %(default)s)")
-    add("--stable_epochs", type=number(int, 0), default=0, help="gmp: dense epochs (%(default)s)")
-    add("--pruning_epochs", type=number(int, 0), default=60, help="gmp: of the rise (%(default)s)")
+    add("--stable_epochs", type=number(int, 0), default=0,
+        help="gmp: dense epochs before the ratio rises (default: %(default)s)")
+    add("--pruning_epochs", type=number(int, 0), default=60,
+        help="gmp: epochs in which the ratio rises (default: %(default)s)")
     add("--tunning_epochs", type=number(int, 0), default=60,
         help="gmp: upstream's; all that follow the rise are at --ratio")
-    add("--pruning_steps", type=number(int, 1), default=100, help="gmp: rises (%(default)s)")
+    add("--pruning_steps", type=number(int, 1), default=100,
+        help="gmp: steps in which the ratio rises (default: %(default)s)")
     add("--initial_ratio", type=number(float, 0, 1, part=True),
-        help="gmp: first (default: 0.15; from weights that are sparser, their sparsity)")
+        help="gmp: ratio at the start of the rise (default: 0.15; from weights that are sparser, "
+        "their sparsity)")
     add("--static_masks", action="store_true",
         help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
     add("--pretrained_model", "--checkpoint", metavar="PATH",
@@ -227,16 +232,18 @@ def add_training_options(parser: Parser) -> None:
         help="start from Paddle's ImageNet weights (default: true for cifar10, imagenet and voc at "
         "--scale 1 without --pretrained_model)")
     add("--model_path", default="./models", help="where to save (default: %(default)s)")
-    add("--model_period", type=number(int, 1), default=10, help="epochs a save (%(default)s)")
+    add("--model_period", type=number(int, 1), default=10,
+        help="epochs between checkpoints (default: %(default)s)")
     add("--save_steps", type=number(int, 1), metavar="STEPS",
-        help="steps of the training a save, also inside an epoch (default: none)")
+        help="steps between checkpoints, also inside an epoch (default: none)")
     add("--keep", type=number(int, 1), metavar="N",
         help="older checkpoints to keep beside the newest (default: all)")
     add("--format", choices=["pdparams", "safetensors"], default="pdparams",
         help="of the saved weights (default: %(default)s)")
-    add("--test_period", type=number(int, 1), default=5, help="epochs a test (%(default)s)")
+    add("--test_period", type=number(int, 1), default=5,
+        help="epochs between tests (default: %(default)s)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0,
-        help="of all randomness (default: %(default)s)")
+        help="seed of all randomness (default: %(default)s)")
     add("--train_sizes", type=input_size, nargs=2, metavar=("MIN", "MAX"),
         help="voc: side of the pictures, another one in each step (default: 320 608)")
     add("--augmentation", choices=["full", "flip"], help="voc: full is distorted colours, expand, "
@@ -328,7 +335,7 @@ def add_export_options(parser: Parser) -> None:
     add("--pruned_model", default="models", metavar="PATH",
         help="folder, prefix or .pdparams file (default: %(default)s)")
     add("--format", choices=RUNTIMES, required=True)
-    add("--out", type=Path, required=True, metavar="DIR", help="may hold its other formats")
+    add("--out", type=folder, required=True, metavar="DIR", help="may hold its other formats")
     add_network_options(parser, saved=True)
     # fmt: on
 
@@ -350,6 +357,12 @@ def epoch(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{error}; or 'latest'") from None
 
 
+def folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must be a folder, got ''")
+    return Path(text)
+
+
 def distribution(text: str) -> str | dict[str, float]:
     if text in ("global", "uniform", "erk"):
         return text
@@ -357,7 +370,7 @@ def distribution(text: str) -> str | dict[str, float]:
         pairs = [part.split("=") for part in text.split(",")]
         ratios = {name: number(float, 0, 1, part=True)(ratio) for name, ratio in pairs}
         if len(ratios) < len(pairs):
-            raise ValueError("a pattern stands there twice")
+            raise argparse.ArgumentTypeError(f"{text!r} names a pattern twice")
         return ratios
     except ValueError:
         raise argparse.ArgumentTypeError(

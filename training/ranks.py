@@ -37,6 +37,8 @@ def share_buffers(model) -> None:
 
 def numbers(number: int) -> list[int]:
     """The number of every rank."""
+    if dist.get_world_size() == 1:
+        return [number]
     return [int(tensor[0]) for tensor in tensors(paddle.to_tensor([number], dtype="int64"))]
 
 

@@ -17,7 +17,7 @@ from tasks.measure import summarize
 from training import folders
 from training.process import command
 from training.run import FIRST_STEPS, Run
-from training.train_state import Saved
+from training.train_state import STATE, Saved
 from unstructured_pruner import UnstructuredPruner
 
 
@@ -93,8 +93,8 @@ def steps(run: Run) -> None:
         f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f} {images / seconds:.0f} images/s"
     )
     _warn_of_lost_channels(run)
-    if run.seconds_reading > seconds / 2 and not run.waits_for_data:
-        run.waits_for_data = True
+    if run.seconds_reading > seconds / 2 and not run.warned_of_reading:
+        run.warned_of_reading = True
         warn(
             f"{run.seconds_reading / seconds:.0%} of the time is spent on reading pictures; "
             "see --num_workers"
@@ -120,7 +120,7 @@ def epoch(run: Run, record: dict) -> None:
 
 def end(args) -> None:
     """Where the newest checkpoint is, and the command that measures it."""
-    saved = (Path(args.model_path) / folders.STATE).resolve().parent
+    saved = (Path(args.model_path) / STATE).resolve().parent
     data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
     measure = command("evaluate.py", "--pruned_model", args.model_path, *data_dir)
     say(f"saved {saved}; to measure it:\n{measure}")
@@ -130,8 +130,8 @@ def _warn_of_lost_channels(run: Run) -> None:
     """Once a layer where output channels have no weight left, and once where none has one."""
     for name, (lost, channels) in run.pruner.lost_channels().items() if run.pruner else ():
         whole = lost == channels
-        if whole > run.lost.get(name, -1):
-            run.lost[name] = whole
+        if whole > run.reported_lost.get(name, -1):
+            run.reported_lost[name] = whole
             short = name if len(name) <= 47 else f"...{name[-44:]}"  # a line of 100
             where = "" if whole else f"{lost} of {channels} output channels of "
             say(f"no weight is left in {where}{short}")

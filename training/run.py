@@ -46,18 +46,19 @@ class Run:
     stop: StopSignals = field(default_factory=StopSignals)
     bar: tqdm | None = None
     first_losses: list | None = None  # of a training that starts from trained weights
-    waits_for_data: bool = False  # which was said
-    lost: dict[str, bool] = field(default_factory=dict)  # said of a weight -> of all its channels
+    warned_of_reading: bool = False
+    # Weights of which a lost output channel was reported; True: that all of them are lost.
+    reported_lost: dict[str, bool] = field(default_factory=dict)
 
     epoch: int = 0  # the one under way
     step: int = 0  # steps of the whole training that are done
-    best: float = -1.0  # result of the best weights so far
+    best_result: float = -1.0  # of all weights so far
     epoch_lr: float | None = None  # the learning rate at the start of the epoch
     totals: paddle.Tensor | None = None  # sums of the task's counts over the epoch
     finite: paddle.Tensor | None = None  # batches of the epoch before the first loss that is not
-    first_step: int = 0  # of the epoch in this process, and when it began
-    started: float = 0.0
-    seconds_reading: float = 0.0  # of those since
+    first_step: int = 0  # `step` when this process began with the epoch
+    started: float = 0.0  # time.perf_counter() at that moment
+    seconds_reading: float = 0.0  # since then, of waiting for pictures
 
     @property
     def batch(self) -> int:
@@ -139,12 +140,12 @@ class Run:
         }
 
     def is_best(self, record: dict) -> bool:
-        """Whether the weights are better than all before; then they are the best from now on."""
+        """Whether the weights are better than all before; remembers their result if so."""
         result = record[self.task.MEASURED[0]]
         comparable = self.epoch_finished and (self.pruner is None or self.pruner.target_reached())
-        if result is None or not comparable or result <= self.best:
+        if result is None or not comparable or result <= self.best_result:
             return False
-        self.best = result
+        self.best_result = result
         return True
 
     def state(self, finished: bool) -> Saved:

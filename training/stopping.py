@@ -9,9 +9,12 @@ import signal
 import paddle
 import paddle.distributed as dist
 
-from tasks.measure import EvaluationError
 from training import checkpoint, ranks
 from training.command_line import Stopped
+
+
+class EvaluationError(ValueError):
+    """A fault of a test: the training itself is whole."""
 
 
 class StopSignals:
@@ -80,6 +83,15 @@ def stoppable(run):
                 raise
             checkpoint.save(run)
             raise run.stop.stopped(run.stop.received, run.step) from None
+
+
+@contextlib.contextmanager
+def evaluation_errors():
+    """What goes wrong within is an EvaluationError, with the same message."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise EvaluationError(str(error)) from error
 
 
 def check_stopped(run) -> None:

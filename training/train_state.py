@@ -10,6 +10,7 @@ from pathlib import Path
 
 STATE = "train-state.json"
 MAX_CLASSES = 1 << 24
+MAX_COUNT = (1 << 63) - 1  # of an int64
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _is_a(*kinds: type):
 
 
 def _is_count(value) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def _is_number(value) -> bool:

@@ -73,19 +73,21 @@ def gmp_configs(configs: dict | None, target: float) -> dict:
     if "tuning_iterations" in configs:
         configs["tunning_iterations"] = configs.pop("tuning_iterations")
     counts = ("stable_iterations", "pruning_iterations", "tunning_iterations", "resume_iteration")
-    wanted = (*counts, "pruning_steps", "initial_ratio")
-    missing = ", ".join(name for name in wanted if name not in configs)
-    further = ", ".join(str(name) for name in configs if name not in wanted)
+    expected = (*counts, "pruning_steps", "initial_ratio")
+    missing = ", ".join(name for name in expected if name not in configs)
+    further = ", ".join(str(name) for name in configs if name not in expected)
     if missing:
         odd = f"; of no use: {further}" if further else ""
-        raise ValueError(f"configs must have the keys {', '.join(wanted)}; missing: {missing}{odd}")
+        raise ValueError(
+            f"configs must have the keys {', '.join(expected)}; missing: {missing}{odd}"
+        )
     if further:
         warnings.warn(f"keys of configs that have no use here: {further}", stacklevel=3)
-    configs = {name: configs[name] for name in wanted}
+    configs = {name: configs[name] for name in expected}
     for name in (*counts, "pruning_steps"):
-        least = 1 if name == "pruning_steps" else 0
-        if not is_whole(configs[name], least):
-            raise ValueError(f"{name} must be a whole number >= {least}, got {configs[name]!r}")
+        minimum = 1 if name == "pruning_steps" else 0
+        if not is_whole(configs[name], minimum):
+            raise ValueError(f"{name} must be a whole number >= {minimum}, got {configs[name]!r}")
         configs[name] = int(configs[name])
     if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
         raise ValueError(
@@ -99,5 +101,5 @@ def gmp_configs(configs: dict | None, target: float) -> dict:
     return configs
 
 
-def is_whole(value, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= least
+def is_whole(value, minimum: int) -> bool:
+    return isinstance(value, numbers.Integral) and value >= minimum

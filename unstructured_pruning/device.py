@@ -66,10 +66,16 @@ def _threshold_and_ties(
     each = common_size(weights)
     if pruned // (each or 1) == 0:
         return 0.0, 0, False
-    if not each or not bracket:
-        return *_by_sorting(weights, pruned), False
+    if not each:
+        return *_of_unequal_blocks(weights, pruned), False
     pruned //= each
-    kth, smaller, missed = _kth_magnitude(weights, min(pruned, sum(map(size, weights)) - 1))
+    k = min(pruned, sum(map(size, weights)) - 1)
+    if bracket:
+        kth, smaller, missed = _kth_magnitude(weights, k)
+    else:
+        magnitude, missed = _nan_as_infinity(_concatenated(weights)), False
+        kth = magnitude.sort()[k]
+        smaller = (magnitude < kth).astype("int64").sum()
     return kth, pruned - smaller, missed
 
 
@@ -115,10 +121,10 @@ def _nan_as_infinity(magnitude: paddle.Tensor) -> paddle.Tensor:
     return paddle.where(paddle.isnan(magnitude), paddle.full_like(magnitude, math.inf), magnitude)
 
 
-def _by_sorting(weights: list[paddle.Tensor | Blocks], pruned: int) -> tuple[paddle.Tensor, ...]:
-    """Threshold and ties where the bracket missed, or blocks differ in size."""
-    magnitude = _concatenated(weights)
-    sizes = paddle.concat([_sizes(weight) for weight in weights])
+def _of_unequal_blocks(groups: list[Blocks], pruned: int) -> tuple[paddle.Tensor, ...]:
+    """Threshold and ties."""
+    magnitude = _concatenated(groups)
+    sizes = paddle.concat([_sizes(blocks) for blocks in groups])
     ranked = _nan_as_infinity(magnitude)
     order = ranked.argsort()
     filled = paddle.gather(sizes, order).cumsum()
@@ -130,12 +136,10 @@ def _by_sorting(weights: list[paddle.Tensor | Blocks], pruned: int) -> tuple[pad
     return threshold, (tied * (filled <= pruned).astype("int64")).sum()
 
 
-def _sizes(weight: paddle.Tensor | Blocks) -> paddle.Tensor:
-    """How many weights each value stands for."""
-    if not isinstance(weight, Blocks):
-        return paddle.ones([size(weight)], "int64")
-    sizes = np.outer(weight.heights, weight.widths).ravel()
-    return paddle.to_tensor(sizes.astype("i8"), place=weight.place)
+def _sizes(blocks: Blocks) -> paddle.Tensor:
+    """How many weights each block holds."""
+    sizes = np.outer(blocks.heights, blocks.widths).ravel()
+    return paddle.to_tensor(sizes.astype("i8"), place=blocks.place)
 
 
 def _block_means(blocks: Blocks) -> paddle.Tensor:

@@ -97,7 +97,7 @@ def write_networks(folder: Path, args) -> dict[str, Model]:
 class RuntimePeer(Peer):
     """The process with one runtime; it is stopped while nothing is asked of it."""
 
-    def __init__(self, name: str, instruction_set: str, threads: int, folder: Path,
+    def __init__(self, name: str, *, instruction_set: str, threads: int, folder: Path,
                  networks: list[str], python: str):  # fmt: skip
         self.instruction_set, self.networks = instruction_set, networks
         environment = {"NM_DISABLE_ANALYTICS": "1"}
@@ -136,7 +136,14 @@ def start_peers(stack: contextlib.ExitStack, args, folder: Path, threads: int) -
         sets = kernels.instruction_sets()[:1] if runtime.avx2 is None else args.instruction_sets
         for instruction_set in sets:
             try:
-                peer = RuntimePeer(name, instruction_set, threads, folder, networks, python)
+                peer = RuntimePeer(
+                    name,
+                    instruction_set=instruction_set,
+                    threads=threads,
+                    folder=folder,
+                    networks=networks,
+                    python=python,
+                )
                 stack.callback(peer.end)
                 peer.compare((peers or [peer])[0])
             except ChildProcessError as error:

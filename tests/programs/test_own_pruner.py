@@ -35,5 +35,5 @@ def test_it_decides_what_is_pruned(small, tmp_path):
 def test_gmp_has_its_own(small, tmp_path, capfd):
     gmp = ["--pruning_strategy", "gmp", "--num_epochs", 4, "--pruning_epochs", 2]
     main = partial(train.main, pruner_class=LargestPruner)
-    message = error_line(capfd, main, *small, *gmp, "--model_path", tmp_path)
+    message = error_line(capfd, main, *small, *gmp, "--data_dir", "none", "--model_path", tmp_path)
     assert message == "train.py: error: LargestPruner needs --pruning_strategy base"

@@ -25,7 +25,7 @@ from training.folders import WEIGHTS
 
 def names_left_out(model, path, make_other) -> list[str]:
     before = {name: value.numpy() for name, value in model.state_dict().items()}
-    left_out = checkpoint.load_weights(model, path, make_other)
+    left_out = checkpoint.load_weights(model, path, make_other=make_other)
     saved = checkpoint.read_arrays(path)
     for name, value in model.state_dict().items():
         expected = before if name in left_out else saved
@@ -76,10 +76,13 @@ def test_only_the_number_of_classes_may_differ(tmp_path):
         state = {k: v for k, v in {**state, **change}.items() if v is not None}
         path.write_bytes(checkpoint.safetensors_bytes(state))
         if message is None:
-            assert checkpoint.load_weights(network(3), path, other) == ["fc.weight", "fc.bias"]
+            assert checkpoint.load_weights(network(3), path, make_other=other) == [
+                "fc.weight",
+                "fc.bias",
+            ]
         else:
             with pytest.raises(ValueError, match=message):
-                checkpoint.load_weights(network(3), path, other)
+                checkpoint.load_weights(network(3), path, make_other=other)
     with pytest.raises(ValueError, match=r"fc.weight is \[256, 1000\], the model's \[256, 3\]"):
         checkpoint.load_weights(network(3), path)  # evaluate.py, and a resume
 

@@ -82,7 +82,7 @@ def test_layers_that_lose_channels_are_named_once(small, tmp_path, capsys, monke
 
 def test_a_layer_with_a_long_name_that_loses_its_channels_by_and_by(capsys):
     lost = {}
-    run = SimpleNamespace(lost={}, pruner=SimpleNamespace(lost_channels=lambda: lost))
+    run = SimpleNamespace(reported_lost={}, pruner=SimpleNamespace(lost_channels=lambda: lost))
     name = "a_name_of_a_layer." * 9 + "weight"
     for now in ((1000, 2000), (1001, 2000), (2000, 2000), (1000, 2000), (2000, 2000)):
         lost[name] = now
@@ -131,7 +131,7 @@ def test_the_folder_of_a_run(small, tmp_path):
     optimizer = paddle.load(str(tmp_path / "opt-pruned.pdopt"), return_numpy=True)
     assert "conv1.0.weight_velocity_0" in optimizer
     best = max(r["top1"] for r in metrics(tmp_path) if r["top1"] is not None)
-    assert folders.best(tmp_path, "top1") == best
+    assert folders.best_result(tmp_path, "top1") == best
 
 
 def test_going_back_sets_the_later_epochs_aside(small, tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_a_long_training_of_many(large_tmp_path):
     records = [{"epoch": i, "top1": i / 1e4, "best": True, "lr": 0.05} for i in range(10_000)]
     folders.write_metrics(large_tmp_path, records)
     (large_tmp_path / folders.BEST).touch()
-    assert folders.best(large_tmp_path, "top1") == 0.9999
+    assert folders.best_result(large_tmp_path, "top1") == 0.9999
     assert folders.reported(large_tmp_path) == [*range(10_000)]
     folders.set_aside(large_tmp_path, dataclasses.replace(read, epoch=9000))
     assert len((large_tmp_path / METRICS).read_text().splitlines()) == 9001

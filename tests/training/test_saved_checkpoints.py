@@ -3,17 +3,18 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
-from conftest import error_line, weights
+from conftest import error_line, metrics, weights
 
 import train
-from training import checkpoint, folders
-from training.folders import MASKS, OPTIMIZER, STATE, WEIGHTS
+from training import checkpoint, folders, train_state
+from training.folders import BEST, MASKS, METRICS, OPTIMIZER, STATE, WEIGHTS
 
 
 def test_latest_starts_where_there_is_nothing(small, tmp_path):
@@ -172,3 +173,41 @@ def test_files_of_another_program_are_set_aside(small, tmp_path, capfd):
     assert [(aside / name).read_text() for name in (WEIGHTS, folders.BEST)] == ["mine", "mine"]
     message = error_line(capfd, train.main, *common, "--model_path", tmp_path / "epoch-0")
     assert "is the name of a checkpoint" in message
+
+
+def test_nothing_that_was_measured_is_lost(small, tmp_path):
+    """Lines of metrics.jsonl go with the checkpoint that they are of, and with the best weights."""
+    options = [*small, "--num_epochs", "2", "--model_period", "1", "--test_period", "1"]
+    train.main([*options, "--model_path", str(tmp_path / "a")])
+    lines = (tmp_path / "a" / METRICS).read_text()
+    for case in ("b", "c"):
+        shutil.copytree(tmp_path / "a", tmp_path / case, symlinks=True)
+    # Checkpoints that somebody removed: what is trained again may be another training.
+    for epoch in ("epoch-0", "epoch-1"):
+        shutil.rmtree(tmp_path / "b" / epoch)
+    folders.set_aside(tmp_path / "b", None, again=True)
+    (aside,) = (tmp_path / "b").glob("earlier-*")
+    assert (aside / METRICS).read_text() == lines
+    assert (aside / BEST).is_file()
+    assert not (tmp_path / "b" / METRICS).exists()
+    # The newest one is damaged, and the best weights are of its epoch.
+    records = [{**json.loads(line), "best": True} for line in lines.splitlines()]
+    folders.write_metrics(tmp_path / "c", records)
+    damage(tmp_path / "c" / "epoch-1" / WEIGHTS, lambda data: flipped(data, 3))
+    saved = folders.find_latest(tmp_path / "c")
+    assert saved.folder == tmp_path / "c" / "epoch-0"
+    folders.set_aside(tmp_path / "c", saved, again=True)
+    (aside,) = (tmp_path / "c").glob("earlier-*")
+    assert {path.name for path in aside.iterdir()} == {"epoch-1", BEST, METRICS}
+    assert not (tmp_path / "c" / BEST).exists()
+    assert [record["epoch"] for record in metrics(tmp_path / "c")] == [0]
+    assert os.readlink(tmp_path / "c" / WEIGHTS) == f"epoch-0/{WEIGHTS}"
+
+
+def test_an_export_is_no_checkpoint(small, tmp_path):
+    train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
+    folder = tmp_path / "epoch-0"
+    train_state.seal({"exported_from": "0" * 64, "options": {}}, folder)
+    with pytest.raises(ValueError, match="epoch-0 is an export, no checkpoint"):
+        folders.verified(folder)
+    assert folders.find_latest(tmp_path) is None

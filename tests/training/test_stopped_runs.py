@@ -26,8 +26,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
     common = [*small, "--num_epochs", "3", "--model_period", "1", "--test_period", "1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train.main([*common, "--model_path", str(whole)])
-    where, calls = ("counts", []), []
-    original = getattr(classification, where[0])
+    original, calls = classification.counts, []
 
     def counting(*args):
         calls.append(args)
@@ -35,7 +34,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
             signal.raise_signal(number)
         return original(*args)
 
-    monkeypatch.setattr(classification, where[0], counting)
+    monkeypatch.setattr(classification, "counts", counting)
     with pytest.raises(SystemExit) as ended:
         train.main([*common, "--model_path", str(stopped)])
     monkeypatch.undo()
@@ -87,6 +86,39 @@ def test_a_signal_to_the_whole_group_is_one_to_the_readers_too(tmp_path):
     assert folders.find_latest(tmp_path) is not None
 
 
+def test_a_signal_that_ended_the_reading_processes(small, tmp_path, capfd, monkeypatch, terminal):
+    """They may be gone before the step is over that the signal came in."""
+    original, calls = classification.loss, []
+
+    def loss(outputs, targets):
+        calls.append(0)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("a process that reads data died")
+        return original(outputs, targets)
+
+    monkeypatch.setattr(classification, "loss", loss)
+    with pytest.raises(SystemExit) as ended:
+        train.main([*small, "--num_epochs", "3", "--model_path", str(tmp_path)])
+    assert ended.value.code == 143
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert message.startswith("train.py: stopped by SIGTERM after step 3, which is saved")
+    assert folders.find_latest(tmp_path).folder.name == "epoch-1-step-3"
+
+
+@pytest.mark.parametrize("error", [ValueError("no result"), OSError(5, "I/O error")])
+@pytest.mark.parametrize("where", ["__init__", "add", "result"])
+def test_a_fault_of_a_test_loses_no_training(where, error, small, tmp_path, capfd, monkeypatch):
+    def broken(self, *args):
+        raise error
+
+    monkeypatch.setattr(classification.Metric, where, broken)
+    message = error_line(capfd, train.main, *small, "--model_path", tmp_path, "--num_epochs", 3,
+                         "--test_period", 1)  # fmt: skip
+    assert str(error) in message
+    assert folders.find_latest(tmp_path).folder.name == "epoch-0-step-2"
+
+
 def test_a_reading_process_that_is_killed_ends_the_run(tmp_path):
     run = started(tmp_path, "--batch_size", "64", "--num_workers", "2")
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
@@ -126,10 +158,7 @@ def test_a_kill_at_the_very_end(moment, cut, small, tmp_path, monkeypatch):
     common = [*small, "--num_epochs", "2", "--model_period", "1", "--save_steps", "3", *cut]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main([*common, "--model_path", str(whole)])
-    module, calls = (
-        {"evaluate": train, "link": folders, "epoch": report}[moment],
-        [],
-    )
+    module, calls = {"evaluate": train, "link": folders, "epoch": report}[moment], []
     original = getattr(module, moment)
     last = {"evaluate": 1, "link": 3 if cut else 4, "epoch": 2}[moment]
 
