@@ -114,13 +114,13 @@ def terminal():
 def assert_same_end(a: Path, b: Path) -> None:
     """Weights, optimizer, masks and metrics (but timings) of two runs, bit for bit."""
     for name in (folders.find_weights(a).name, OPTIMIZER):
-        one, other = checkpoint.read_arrays(a / name), checkpoint.read_arrays(b / name)
-        assert sorted(one) == sorted(other)
-        for key in one:
-            same = one[key] == other[key]
+        left, other = checkpoint.read_arrays(a / name), checkpoint.read_arrays(b / name)
+        assert sorted(left) == sorted(other)
+        for key in left:
+            same = left[key] == other[key]
             assert same if isinstance(same, bool) else same.all(), (name, key)
-    one, other = ((folder / STATE).resolve().parent / MASKS for folder in (a, b))
-    assert one.read_bytes() == other.read_bytes() if one.exists() else not other.exists()
+    left, other = ((folder / STATE).resolve().parent / MASKS for folder in (a, b))
+    assert left.read_bytes() == other.read_bytes() if left.exists() else not other.exists()
     timed = ("seconds", "images_per_sec")
     assert [{k: v for k, v in r.items() if k not in timed} for r in metrics(a)] == [
         {k: v for k, v in r.items() if k not in timed} for r in metrics(b)

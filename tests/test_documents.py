@@ -168,9 +168,9 @@ def test_a_command_names_a_program_and_options_that_exist(command):
 def test_options_that_are_mentioned_exist():
     programs = {words_of(command)[0] for command in documented_commands()}
     programs = {name for name in programs if name != "my_train.py" and "." in name} - {"run.sh"}
-    known = set().union(LAUNCHER, TOOLS, *map(options_of, programs))
+    existing = set().union(LAUNCHER, TOOLS, *map(options_of, programs))
     for document in set(DOCUMENTS) - {"CHANGELOG.md"}:
-        assert set(re.findall(r"--\w+", " ".join(inline_code(document)))) <= known, document
+        assert set(re.findall(r"--\w+", " ".join(inline_code(document)))) <= existing, document
 
 
 def test_all_options_of_train_are_documented():

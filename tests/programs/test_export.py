@@ -100,8 +100,8 @@ def test_it_tells_what_it_wrote_and_how_to_measure_that(name, trained, tmp_path,
     assert json.loads(done.stdout)["samples"] == 360
 
 
-@pytest.mark.parametrize(("ratio", "told"), [("0.02", True), ("0.04", False)])
-def test_a_dense_network_gains_nothing_from_sparse(ratio, told, tmp_path, capsys):
+@pytest.mark.parametrize(("ratio", "warned"), [("0.02", True), ("0.04", False)])
+def test_a_dense_network_gains_nothing_from_sparse(ratio, warned, tmp_path, capsys):
     train.main(["--data", "digits", "--scale", "0.1", "--num_workers", "0", "--max_steps", "1",
                 "--ratio", ratio, "--model_path", str(tmp_path / "m")])  # fmt: skip
     for name in ("sparse", "paddle"):
@@ -110,7 +110,7 @@ def test_a_dense_network_gains_nothing_from_sparse(ratio, told, tmp_path, capsys
                      "--out", str(tmp_path / "out")])  # fmt: skip
         line = "warning: sparse gains nothing on a dense network: 2.00% of its weights are 0\n"
         errors = capsys.readouterr().err
-        assert errors.count("gains nothing") == errors.count(line) == (told and name == "sparse")
+        assert errors.count("gains nothing") == errors.count(line) == (warned and name == "sparse")
 
 
 def test_without_onnxruntime(exported, capsys, monkeypatch):
@@ -216,12 +216,12 @@ def test_an_operator_the_runtime_lacks_is_named(model, operator, tmp_path, capsy
 
 
 def test_what_another_paddle_exported_does_not_stay(trained, tmp_path):
-    given = ["--pruned_model", str(trained), "--format", "paddle", "--out", str(tmp_path)]
-    export.main(given)
+    arguments = ["--pruned_model", str(trained), "--format", "paddle", "--out", str(tmp_path)]
+    export.main(arguments)
     program = runtimes.files("paddle", tmp_path)[0]
     other = {"inference.json": "inference.pdmodel", "inference.pdmodel": "inference.json"}[program]
     (tmp_path / other).write_text("of another Paddle")
-    export.main(given)
+    export.main(arguments)
     assert (tmp_path / program).is_file()
     assert not (tmp_path / other).exists()
 
@@ -255,8 +255,8 @@ def test_refusals(trained, exported, tmp_path, capsys, monkeypatch):
     def refused(program, *options):
         return error_line(capsys, program.main, *options)
 
-    given = ["--pruned_model", trained, "--format", "onnx", "--out"]
-    assert "holds a training; give another folder" in refused(export, *given, trained)
+    arguments = ["--pruned_model", trained, "--format", "onnx", "--out"]
+    assert "holds a training; give another folder" in refused(export, *arguments, trained)
     other = tmp_path / "other.pdparams"
     weights = paddle.vision.models.mobilenet_v1(scale=0.25, num_classes=10).state_dict()
     paddle.save(weights, str(other))
@@ -264,7 +264,7 @@ def test_refusals(trained, exported, tmp_path, capsys, monkeypatch):
     assert "exports of another checkpoint" in refused(export, *options, "--out", exported)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / runtimes.SPARSE).touch()
-    message = refused(export, *given, tmp_path / "foreign")
+    message = refused(export, *arguments, tmp_path / "foreign")
     assert f"holds {runtimes.SPARSE} of an unknown network; remove it or give another" in message
     message = refused(evaluate, "--pruned_model", trained, "--runtime", "sparse")
     assert f"holds no {runtimes.SPARSE}; give the --out folder of" in message
@@ -274,7 +274,7 @@ def test_refusals(trained, exported, tmp_path, capsys, monkeypatch):
     (tmp_path / "paddle2onnx").mkdir()  # in the place of the real one
     (tmp_path / "paddle2onnx" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    message = refused(export, *given, tmp_path / "out")
+    message = refused(export, *arguments, tmp_path / "out")
     assert "No module named paddle2onnx.command; pip install" in message
 
 

@@ -181,10 +181,10 @@ def test_the_order_of_the_classes_is_kept_with_the_checkpoint(folders, tmp_path,
     shutil.copytree(folders / "val", tmp_path / "alone" / "val")  # holds two of the classes
     for place in (folders, tmp_path / "alone"):
         evaluate.main(["--pruned_model", str(models), "--data_dir", str(place), "--json"])
-    one, other = map(json.loads, capfd.readouterr().out.splitlines())
-    del one["images_per_sec"], other["images_per_sec"]
-    assert one == other
-    assert one["samples"] == 3
+    whole, other = map(json.loads, capfd.readouterr().out.splitlines())
+    del whole["images_per_sec"], other["images_per_sec"]
+    assert whole == other
+    assert whole["samples"] == 3
 
     put(folders / "train", "0/1.jpg")  # the other classes' labels would move by one
     message = error_line(capfd, train.main, *options, "--num_classes", 4, "--force",
@@ -215,8 +215,8 @@ def test_labels_of_a_list_and_of_folders_may_not_be_the_same(folders, tmp_path, 
         train.main(options)
         for data in (place, other):
             evaluate.main(["--pruned_model", options[-5], "--data_dir", str(data)])
-        told = f"warning: classes are {here}: they may not mean the same\n"
-        assert capfd.readouterr().err.count(told) == 1
+        warning = f"warning: classes are {here}: they may not mean the same\n"
+        assert capfd.readouterr().err.count(warning) == 1
 
 
 def test_a_forgotten_number_of_classes_is_said(folders, imagenet_dir, tmp_path, capfd):

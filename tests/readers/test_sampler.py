@@ -77,8 +77,8 @@ def test_a_loader_follows_it(workers):
     assert len(loader) == 2
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
-        given = [(batch[0] if isinstance(batch, list) else batch).tolist() for batch in loader]
-        assert given == list(sampler)
+        batches = [(batch[0] if isinstance(batch, list) else batch).tolist() for batch in loader]
+        assert batches == list(sampler)
 
 
 @pytest.mark.parametrize(

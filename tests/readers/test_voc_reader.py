@@ -226,7 +226,7 @@ def test_boxes_stay_on_their_objects(name):
         )
         seen.add(len(after.boxes))
         again = getattr(voc_augment, name)(kept, np.random.default_rng(seed))
-        assert all((one == other).all() for one, other in zip(after, again))
+        assert all((left == other).all() for left, other in zip(after, again))
     assert 15 < changed <= 60
     assert seen == ({1, 2} if name == "crop" else {2})
 
@@ -260,15 +260,15 @@ def test_crop_overlaps_a_box_as_much_as_it_should():
 
 
 def test_mixup_lays_pictures_over_each_other():
-    one, other = scene(0), scene(1)
+    left, other = scene(0), scene(1)
     other = Sample(other.pixels[:50, :80], other.boxes, other.labels, other.weights)
-    mixed = voc_augment.mixup(one, other, 0.25)
+    mixed = voc_augment.mixup(left, other, 0.25)
     assert mixed.pixels.shape == (60, 90, 3)
     assert mixed.pixels[10, 20].tolist() == pytest.approx(RED, abs=1)  # red in both
-    assert mixed.pixels[59, 89].tolist() == pytest.approx(one.pixels[59, 89] * 0.25, abs=1)
+    assert mixed.pixels[59, 89].tolist() == pytest.approx(left.pixels[59, 89] * 0.25, abs=1)
     assert mixed.weights.tolist() == [0.25, 0.25, 0.75, 0.75]
     assert mixed.labels.tolist() == [0, 1, 0, 1]
-    assert (mixed.boxes == np.concatenate([one.boxes, other.boxes])).all()
+    assert (mixed.boxes == np.concatenate([left.boxes, other.boxes])).all()
 
 
 def test_targets():

@@ -26,10 +26,10 @@ def small() -> Model:
     return made
 
 
-def assert_same_model(one: Model, other: Model) -> None:
-    assert one.input_shape == other.input_shape
-    assert len(one.operators) == len(other.operators)
-    for op, like in zip(one.operators, other.operators):
+def assert_same_model(left: Model, other: Model) -> None:
+    assert left.input_shape == other.input_shape
+    assert len(left.operators) == len(other.operators)
+    for op, like in zip(left.operators, other.operators):
         fields, wanted = dict(vars(op)), dict(vars(like))
         for name in ("weight", "bias"):
             np.testing.assert_array_equal(fields.pop(name), wanted.pop(name))

@@ -78,8 +78,8 @@ def expected(made: Model, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (x[:, :, 0, 0], apart[:, :, 0, 0]) if x.shape[2:] == (1, 1) else (x, apart)
 
 
-def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
-    np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32))
+def assert_same_bits(left: np.ndarray, other: np.ndarray) -> None:
+    np.testing.assert_array_equal(left.view(np.uint32), other.view(np.uint32))
 
 
 SMALL = model((3, 7, 8), convolution(5, 3, relu=False))

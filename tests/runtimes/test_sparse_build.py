@@ -84,8 +84,8 @@ def test_the_kernels_are_compiled_once(compiler, tmp_path, capsys):
         build.library.cache_clear()  # as in another process
         result = Network(SMALL, instruction_set="plain", tune=False)(pictures(SMALL, 1))
         np.testing.assert_allclose(result, right, rtol=1e-4, atol=1e-4)
-    told = "compiling the sparse runtime for plain (once, up to a minute)\n"
-    assert capsys.readouterr() == ("", told)
+    message = "compiling the sparse runtime for plain (once, up to a minute)\n"
+    assert capsys.readouterr() == ("", message)
     (command,) = compiler()
     assert all(f"{name}.cpp" in command for name in ("network", "patches", "pointwise", "pool"))
     (name,) = compiled(tmp_path)  # and nothing beside it

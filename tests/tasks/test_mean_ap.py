@@ -68,11 +68,11 @@ def test_an_independent_implementation_agrees():
             detected = np.concatenate([truth + rng.normal(0, 3, truth.shape), objects])
             scores = np.sort(rng.random(len(detected)))[::-1]
             ranking += zip(scores, hits(detected, truth, np.zeros(count, bool)))
-            one = np.array([0, 0, 1, 1])  # its corners are pixels, the last one included
+            pixel = np.array([0, 0, 1, 1])  # its corners are pixels, the last one included
             columns = np.zeros((len(detected), 1)), scores[:, None]
             other.add(
-                np.hstack([detected - one, *columns]),
-                np.hstack([truth - one, np.zeros((count, 3))]),
+                np.hstack([detected - pixel, *columns]),
+                np.hstack([truth - pixel, np.zeros((count, 3))]),
             )
         ranked = np.array([hit for _, hit in sorted(ranking, reverse=True)])
         tenths = np.linspace(0, 1, 11) - 1e-9

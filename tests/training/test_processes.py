@@ -57,7 +57,7 @@ def alone(options, batch: int = 8) -> list:
 
 
 @pytest.fixture(scope="module")
-def one(common, tmp_path_factory):
+def single(common, tmp_path_factory):
     """A whole training by one process, with a checkpoint of every step."""
     folder = tmp_path_factory.mktemp("one")
     seen = alone([*common, "--save_steps", "1", "--model_path", folder])
@@ -81,9 +81,9 @@ def masks(folder: Path) -> np.ndarray:
 
 def difference(a: Path, b: Path) -> tuple[float, int]:
     """The largest between the weights of two checkpoints, and in how many masks' entries."""
-    one, other = weights(a / WEIGHTS), weights(b / WEIGHTS)
-    assert sorted(one) == sorted(other)
-    largest = max(float(np.abs(one[name] - other[name]).max()) for name in one)
+    single, other = weights(a / WEIGHTS), weights(b / WEIGHTS)
+    assert sorted(single) == sorted(other)
+    largest = max(float(np.abs(single[name] - other[name]).max()) for name in single)
     return largest, int(np.count_nonzero(masks(a) != masks(b)))
 
 
@@ -113,8 +113,8 @@ def counted(folder: Path) -> int:
     return sum(total[3] for total in totals)
 
 
-def test_two_processes_train_what_one_does(one, two):
-    folder, seen = one
+def test_two_processes_train_what_one_does(single, two):
+    folder, seen = single
     expected = [sorted(step) for step in steps(seen, 8)]
     assert together(two, 4) == expected
     assert len(expected) == 5 * EPOCHS
@@ -130,9 +130,9 @@ def test_two_processes_train_what_one_does(one, two):
     assert ranks(two)[1]["saved"] == []
 
 
-def test_two_processes_measure_what_one_does(one, two, cifar_dir, capsys, monkeypatch):
+def test_two_processes_measure_what_one_does(single, two, cifar_dir, capsys, monkeypatch):
     tested = [s for rank in ranks(two) for s in rank["seen"] if s[0] == "val"]
-    assert sorted(tested) == sorted(s for s in one[1] if s[0] == "val")
+    assert sorted(tested) == sorted(s for s in single[1] if s[0] == "val")
     assert len(tested) == 10 * EPOCHS
     monkeypatch.setattr(classification, "make_model", tiny)
     options = ["--data_dir", str(cifar_dir), "--num_workers", "0", "--json"]
@@ -172,34 +172,34 @@ def test_two_machines(common, two, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "done"), [("epoch-0", 5), ("epoch-1-step-7", 7)])
-def test_one_process_goes_on_for_two(name, done, common, one, two, tmp_path):
+def test_one_process_goes_on_for_two(name, done, common, single, two, tmp_path):
     shutil.copytree(two / "models" / name, tmp_path / name)
     seen = alone([*common, "--model_path", tmp_path, "--resume_epoch", "latest"])
-    assert steps(seen, 8) == steps(one[1], 8)[done:]
+    assert steps(seen, 8) == steps(single[1], 8)[done:]
     assert counted(tmp_path / "epoch-1") == counted(tmp_path / "epoch-2") == 40
-    assert_close(tmp_path / "epoch-2", one[0] / "epoch-2")
+    assert_close(tmp_path / "epoch-2", single[0] / "epoch-2")
 
 
-def test_two_processes_go_on_for_one(common, one, two, tmp_path):
+def test_two_processes_go_on_for_one(common, single, two, tmp_path):
     models, name = tmp_path / "models", "epoch-1-step-7"
-    shutil.copytree(one[0] / name, models / name)
+    shutil.copytree(single[0] / name, models / name)
     options = [*common, "--batch_size", 4, "--model_path", models, "--resume_epoch", "latest"]
     with launched(tmp_path, options) as launcher:
         assert ended(launcher) == 0, log_of(tmp_path)
     assert together(tmp_path, 4) == together(two, 4)[7:]
     assert counted(models / "epoch-1") == counted(models / "epoch-2") == 40
-    assert_close(models / "epoch-2", one[0] / "epoch-2")
-    loss = metrics(one[0])[1]["train_loss"]  # of the whole epoch, also if it began elsewhere
+    assert_close(models / "epoch-2", single[0] / "epoch-2")
+    loss = metrics(single[0])[1]["train_loss"]  # of the whole epoch, also if it began elsewhere
     assert metrics(models)[0]["train_loss"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_another_global_batch_is_refused(common, one, two, tmp_path, capfd):
-    for folder, batch in ((two / "models", 4), (one[0], 4), (one[0], 16)):
+def test_another_global_batch_is_refused(common, single, two, tmp_path, capfd):
+    for folder, batch in ((two / "models", 4), (single[0], 4), (single[0], 16)):
         message = error_line(capfd, train.main, *common, "--batch_size", batch,
                              "--model_path", folder, "--resume_epoch", "latest",
                              "--num_epochs", EPOCHS + 1)  # fmt: skip
         assert message.endswith("was trained with a global batch of 8; give the same, or --force")
-    options = [*common, "--batch_size", 8, "--model_path", one[0], "--resume_epoch", "latest",
+    options = [*common, "--batch_size", 8, "--model_path", single[0], "--resume_epoch", "latest",
                "--num_epochs", EPOCHS + 1]  # fmt: skip
     with launched(tmp_path, options) as launcher:
         assert ended(launcher) == 2
@@ -231,7 +231,7 @@ def test_a_killed_rank_ends_the_run_which_can_be_started_again(killed, common, t
 @pytest.mark.parametrize(
     ("to", "workers"), [("rank 0", 0), ("rank 1", 1), ("launcher", 0), ("launcher", 1)]
 )
-def test_a_signal_to_stop_saves_one_checkpoint(to, workers, common, one, tmp_path):
+def test_a_signal_to_stop_saves_one_checkpoint(to, workers, common, single, tmp_path):
     """Of one step on which the ranks agree, also where a step, and a save, take their time."""
     options = [*common, "--batch_size", 4, "--num_workers", workers, "--model_period", 10,
                "--model_path", tmp_path / "models"]  # fmt: skip
@@ -252,7 +252,7 @@ def test_a_signal_to_stop_saves_one_checkpoint(to, workers, common, one, tmp_pat
     left = (tmp_path / "rank1.json").stat().st_mtime
     assert left >= (saved / STATE).stat().st_mtime
     alone([*common, "--model_path", tmp_path / "models", "--resume_epoch", "latest"])
-    assert_close(tmp_path / "models" / "epoch-2", one[0] / "epoch-2")
+    assert_close(tmp_path / "models" / "epoch-2", single[0] / "epoch-2")
 
 
 def test_a_rank_that_leaves_keeps_its_status_when_the_launcher_ends_it(tmp_path):

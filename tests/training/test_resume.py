@@ -144,10 +144,10 @@ def test_zeros_in_other_layers_than_a_distribution_would_have_are_told(
     small, pruned, tmp_path, capfd
 ):
     common = [*small, *FROM_SPARSE, "--pretrained_model", str(pruned), "--max_steps", "1"]
-    told = "warning: if other layers or blocks of them are zero than are to be pruned, some come"
+    warning = "warning: if other layers or blocks of them are zero than are to be pruned, some come"
     for more, said in (([], 0), (["--local_sparsity"], 1), (["--sparse_block", "2", "1"], 1)):
         train.main([*common, *more, "--model_path", str(tmp_path)])
-        assert capfd.readouterr().err.count(told) == said
+        assert capfd.readouterr().err.count(warning) == said
 
 
 def test_options_that_have_to_stay(small, tmp_path, capfd):

@@ -64,27 +64,27 @@ def test_a_training_in_a_pipe(small, tmp_path, capsys):
 
 
 def test_the_start_tells_what_is_pruned_and_where_it_begins(small, tmp_path, capsys):
-    def told(*options) -> dict:
+    def start_lines(*options) -> dict:
         capsys.readouterr()
         train.main([*small, *map(str, options), "--max_steps", "1"])
         return {line[:9].rstrip(): line[10:] for line in capsys.readouterr().out.splitlines()[:7]}
 
     first, share = tmp_path / "a", "of 210,160 weights in 28 layers (95.0% of the parameters)"
-    lines = told("--model_path", first, "--pruning_mode", "none", "--num_epochs", 3)
+    lines = start_lines("--model_path", first, "--pruning_mode", "none", "--num_epochs", 3)
     assert lines["pruned"] == "nothing"
     assert lines["steps"].endswith("3 epochs, ends at 1")
     new = ["--model_path", tmp_path / "b", "--pretrained_model", first]
-    lines = told(*new, "--pruning_mode", "threshold", "--threshold", 0.02)
+    lines = start_lines(*new, "--pruning_mode", "threshold", "--threshold", 0.02)
     assert lines["weights"] == str(first)
     assert lines["pruned"] == f"what is smaller than 0.02, {share}"
-    lines = told(*new, "--distribution", "erk", "--ratio", "0.8")
+    lines = start_lines(*new, "--distribution", "erk", "--ratio", "0.8")
     assert lines["pruned"] == f"80.00% {share}, erk"
-    lines = told(*new, "--static_masks", "--pretrained_model", tmp_path / "b")
+    lines = start_lines(*new, "--static_masks", "--pretrained_model", tmp_path / "b")
     assert lines["pruned"] == f"what is 0, 80.00% {share}"
-    lines = told(*new, "--distribution", "conv*=0.5,fc.weight=0.9")
+    lines = start_lines(*new, "--distribution", "conv*=0.5,fc.weight=0.9")
     assert re.fullmatch(r"5\d.\d\d% of .*\(95.0% of the parameters\), by pattern", lines["pruned"])
     gmp = ["--pruning_strategy", "gmp", "--num_epochs", 4, "--pruning_epochs", 2]
-    lines = told(*new, *gmp, "--pruning_steps", 2, "--prune_params_type", "conv1x1_only")
+    lines = start_lines(*new, *gmp, "--pruning_steps", 2, "--prune_params_type", "conv1x1_only")
     assert re.fullmatch(
         r"15.00% rising to 55.00% of [\d,]+ weights in 13 layers \(\d\d.\d% of the parameters\)",
         lines["pruned"],
@@ -130,7 +130,7 @@ def test_on_a_terminal_the_bar_moves_within_an_epoch_and_gives_the_time_left(sma
     ours, terminal = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     run = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *small, "--batch_size", "2", "--num_epochs", "2",
+        [sys.executable, ROOT / "train.py", *small, "--batch_size", "1", "--num_epochs", "2",
          "--model_path", tmp_path],
         stdin=terminal, stdout=terminal, stderr=terminal,
     )  # fmt: skip
@@ -141,11 +141,11 @@ def test_on_a_terminal_the_bar_moves_within_an_epoch_and_gives_the_time_left(sma
             shown += piece
     os.close(ours)
     assert run.wait() == 0
-    bars = re.findall(r"epoch (\d) of 2: +\d+%\|[^|]*\| (\d+)/40 \[\d\d:\d\d<(\?|\d\d:\d\d)",
+    bars = re.findall(r"epoch (\d) of 2: +\d+%\|[^|]*\| (\d+)/80 \[\d\d:\d\d<(\?|\d\d:\d\d)",
                       shown.decode())  # fmt: skip
     steps = {int(step) for epoch, step, _ in bars if epoch == "0"}
-    assert len(steps & set(range(1, 20))) > 1  # tqdm draws ten times a second at most
-    assert bars[-1] == ("1", "40", "00:00")
+    assert len(steps & set(range(1, 40))) > 1  # tqdm draws ten times a second at most
+    assert bars[-1] == ("1", "80", "00:00")
 
 
 def test_only_the_first_process_speaks_and_paddle_does_not_warn(small, tmp_path):
@@ -215,19 +215,19 @@ def test_when_trained_weights_are_ruined(losses, classes, found):
 @pytest.mark.parametrize("losses", [RUINED, SOUND])
 def test_too_high_a_learning_rate_is_said_once(losses, small, tmp_path, capsys, monkeypatch):
     first, common = str(tmp_path / "a"), [*small, "--lr", "0.04", "--log_period", "1"]
-    given, loss = [], classification.loss
+    passed, loss = [], classification.loss
 
     def measured(outputs, targets):
-        given.append(losses[len(given) % len(losses)])
-        return loss(outputs, targets) * 0 + given[-1]
+        passed.append(losses[len(passed) % len(losses)])
+        return loss(outputs, targets) * 0 + passed[-1]
 
     def warned(*options) -> int:
-        capsys.readouterr(), given.clear()
+        capsys.readouterr(), passed.clear()
         train.main([*common, *options])
-        told = (
+        wording = (
             "warning: the loss rises: --lr 0.04 is likely too high for trained weights; try 0.0004"
         )
-        return capsys.readouterr().err.count(told)
+        return capsys.readouterr().err.count(wording)
 
     monkeypatch.setattr(classification, "loss", measured)
     epochs = ["--num_epochs", "9", "--test_period", "100"]
@@ -254,9 +254,9 @@ def test_slow_reading_is_said_once(small, tmp_path, capsys, monkeypatch):
 
 
 def test_static_masks_need_zeros(small, tmp_path, capfd):
-    one = [*small, "--max_steps", "1"]
-    train.main([*one, "--ratio", "0.002", "--model_path", str(tmp_path / "a")])
-    common = [*one, "--static_masks", "--pretrained_model"]
+    once = [*small, "--max_steps", "1"]
+    train.main([*once, "--ratio", "0.002", "--model_path", str(tmp_path / "a")])
+    common = [*once, "--static_masks", "--pretrained_model"]
     train.main([*common, str(tmp_path / "a"), "--model_path", str(tmp_path / "b")])
     state = weights(tmp_path / "a" / WEIGHTS)
     few = {key: np.where(value == 0, 1e-3, value) for key, value in state.items()}
@@ -287,17 +287,17 @@ def test_evaluate_in_json_is_json_alone_with_the_table_inside(small, tmp_path, c
 
 def test_options_that_the_checkpoint_decides(small, tmp_path, capfd):
     train.main([*small, "--max_steps", "1", "--model_path", str(tmp_path)])
-    given = ["--pruned_model", tmp_path]
-    known = {"--scale": 0.25, "--num_classes": 10, "--model": "mobilenet_v1"}
+    passed = ["--pruned_model", tmp_path]
+    trained = {"--scale": 0.25, "--num_classes": 10, "--model": "mobilenet_v1"}
     export_options = ["--format", "onnx", "--out", tmp_path / "out"]
     for main, more in ((evaluate.main, small[:2]), (export.main, export_options)):
         for option, value in (("--scale", 0.5), ("--scale", 1.0), ("--num_classes", 20),
                               ("--model", "resnet18")):  # fmt: skip
-            message = error_line(capfd, main, *given, *more, option, value)
-            told = f"{tmp_path} was trained with {option} {known[option]}; leave it out"
-            assert message.endswith(f"error: {option} {value}: {told}")
+            message = error_line(capfd, main, *passed, *more, option, value)
+            wording = f"{tmp_path} was trained with {option} {trained[option]}; leave it out"
+            assert message.endswith(f"error: {option} {value}: {wording}")
     same = ["--scale", "0.25", "--num_classes", "10", "--model", "mobilenet_v1"]
-    evaluate.main([*map(str, given), *small[:2], *same])
+    evaluate.main([*map(str, passed), *small[:2], *same])
 
 
 def test_weights_without_a_state_take_the_options(small, tmp_path, capsys):
