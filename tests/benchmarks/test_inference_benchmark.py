@@ -125,7 +125,14 @@ def test_a_peer_that_fails_or_differs_says_why(tmp_path, monkeypatch):
         path.write_text(program)
         monkeypatch.setattr(inference, "RUNTIME", [str(path)])
         widest = build.instruction_sets()[0]
-        return inference.RuntimePeer(name, widest, 1, tmp_path, ["0.9"], sys.executable)
+        return inference.RuntimePeer(
+            name,
+            instruction_set=widest,
+            threads=1,
+            folder=tmp_path,
+            networks=["0.9"],
+            python=sys.executable,
+        )
 
     def says(**hello):
         return f"print({json.dumps(hello)!r}, flush=True); input()"
