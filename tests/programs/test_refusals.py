@@ -133,6 +133,15 @@ def test_weights_that_cannot_be_downloaded(small, tmp_path, capfd, monkeypatch):
     assert "--use_pretrained false" in message
 
 
+def test_weights_are_looked_at_before_the_data(small, tmp_path, capfd):
+    """Which may have to be downloaded, or be a list of a million pictures."""
+    options = ["--data", "cifar10", "--data_dir", tmp_path / "nothing", *small[2:]]
+    (tmp_path / "bad.pdparams").write_bytes(b"no pickle")
+    message = error_line(capfd, train.main, *options, "--model_path", tmp_path / "models",
+                         "--pretrained_model", tmp_path / "bad.pdparams")  # fmt: skip
+    assert f"{tmp_path / 'bad.pdparams'}: " in message
+
+
 def test_damaged_checkpoints(small, tmp_path, capfd):
     train.main([*small, "--num_epochs", "1", "--model_path", str(tmp_path)])
     folder = tmp_path / "epoch-0"

@@ -253,7 +253,7 @@ STATES = {
         f"{key} {value}": lambda t, key=key, value=value: damaged_state(t, **{key: value})
         for key, values in {
             "epoch": [-1, True, None, 0.5, "0"],
-            "step": [-1, True, None, 2.5],
+            "step": [-1, True, None, 2.5, 1 << 63],
             "finished": [1, None],
             "options": [[], None],
             "checksums": [
