@@ -9,17 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from documents import (
-    DOCS,
-    DOCUMENTS,
-    ROOT,
-    TWINS,
-    blocks,
-    commands,
-    inline_code,
-    table_rows,
-    text,
-)
+from documents import DOCS, DOCUMENTS, ROOT, TWINS, blocks, commands, inline_code, table_rows, text
 
 FRONT_PAGES = ("README.md", "README_zh.md")
 # Options that are not of this project's programs.

@@ -9,18 +9,9 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from pruned_nets import (
-    DTYPES,
-    ConvNet,
-    masks_of,
-    net_of,
-    stepped,
-    values_of,
-)
+from pruned_nets import DTYPES, ConvNet, masks_of, net_of, stepped, values_of
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-)
+from unstructured_pruner import UnstructuredPruner
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

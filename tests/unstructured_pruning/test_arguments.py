@@ -9,15 +9,9 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from pruned_nets import (
-    ConvNet,
-    net_of,
-)
+from pruned_nets import ConvNet, net_of
 
-from unstructured_pruner import (
-    GMPUnstructuredPruner,
-    UnstructuredPruner,
-)
+from unstructured_pruner import GMPUnstructuredPruner, UnstructuredPruner
 
 CONFIGS = {"stable_iterations": 1, "pruning_iterations": 4, "tunning_iterations": 2,
            "pruning_steps": 2, "initial_ratio": 0.25}  # fmt: skip

@@ -7,15 +7,9 @@ import math
 import numpy as np
 import paddle
 import pytest
-from pruned_nets import (
-    masks_of,
-    net_of,
-    stepped,
-)
+from pruned_nets import masks_of, net_of, stepped
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-)
+from unstructured_pruner import UnstructuredPruner
 from unstructured_pruning import masking
 from unstructured_pruning.blocks import Blocks
 

@@ -10,17 +10,9 @@ import math
 import numpy as np
 import paddle
 import pytest
-from pruned_nets import (
-    layouts,
-    masks_of,
-    net_of,
-    sorted_masks,
-    stepped,
-)
+from pruned_nets import layouts, masks_of, net_of, sorted_masks, stepped
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-)
+from unstructured_pruner import UnstructuredPruner
 from unstructured_pruning import device, masking, sampling
 
 

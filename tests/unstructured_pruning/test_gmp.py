@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pruned_nets import (
-    masks_of,
-    net_of,
-)
+from pruned_nets import masks_of, net_of
 
-from unstructured_pruner import (
-    GMPUnstructuredPruner,
-)
+from unstructured_pruner import GMPUnstructuredPruner
 
 CONFIGS = {"stable_iterations": 1, "pruning_iterations": 4, "tunning_iterations": 2,
            "pruning_steps": 2, "initial_ratio": 0.25}  # fmt: skip

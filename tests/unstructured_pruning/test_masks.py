@@ -7,17 +7,9 @@ import math
 import numpy as np
 import paddle
 import pytest
-from pruned_nets import (
-    DTYPES,
-    masks_of,
-    net_of,
-    stepped,
-    values_of,
-)
+from pruned_nets import DTYPES, masks_of, net_of, stepped, values_of
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-)
+from unstructured_pruner import UnstructuredPruner
 
 
 def test_threshold_keeps_what_is_not_smaller():

@@ -10,9 +10,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-)
+from unstructured_pruner import UnstructuredPruner
 from unstructured_pruning import moments
 
 

@@ -8,18 +8,9 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from pruned_nets import (
-    PADDLE_2,
-    ConvNet,
-    masks_of,
-    net_of,
-    stepped,
-)
+from pruned_nets import PADDLE_2, ConvNet, masks_of, net_of, stepped
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-    default_skip_params,
-)
+from unstructured_pruner import UnstructuredPruner, default_skip_params
 
 
 def test_a_bare_layer():

@@ -6,15 +6,9 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from pruned_nets import (
-    masks_of,
-    net_of,
-    stepped,
-)
+from pruned_nets import masks_of, net_of, stepped
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-)
+from unstructured_pruner import UnstructuredPruner
 
 
 def as_they_are(state, folder):

@@ -5,14 +5,9 @@ from __future__ import annotations
 import paddle
 import pytest
 from paddle import nn
-from pruned_nets import (
-    stepped,
-)
+from pruned_nets import stepped
 
-from unstructured_pruner import (
-    GMPUnstructuredPruner,
-    UnstructuredPruner,
-)
+from unstructured_pruner import GMPUnstructuredPruner, UnstructuredPruner
 
 
 class Heads(nn.Layer):

@@ -9,17 +9,9 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from pruned_nets import (
-    DTYPES,
-    ConvNet,
-    masks_of,
-    net_of,
-)
+from pruned_nets import DTYPES, ConvNet, masks_of, net_of
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-    default_skip_params,
-)
+from unstructured_pruner import UnstructuredPruner, default_skip_params
 
 
 def half_zero_net() -> nn.Layer:

@@ -5,19 +5,9 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from pruned_nets import (
-    DTYPES,
-    N,
-    layouts,
-    net_of,
-    sorted_masks,
-    stepped,
-    values_of,
-)
+from pruned_nets import DTYPES, N, layouts, net_of, sorted_masks, stepped, values_of
 
-from unstructured_pruner import (
-    UnstructuredPruner,
-)
+from unstructured_pruner import UnstructuredPruner
 from unstructured_pruning import host, masking, sampling
 
 RATIOS = [1 / N, 0.0005, 0.3, 0.55, 0.9, 0.9995, 1 - 1 / N]
