@@ -23,7 +23,7 @@ class Task(ctypes.Structure):
 
     _fields_ = (
         ("run", ctypes.c_void_p), ("op", ctypes.c_void_p),
-        ("first", ctypes.c_int64), ("last", ctypes.c_int64), ("wait", ctypes.c_int32),
+        ("wait", ctypes.c_int32),
     )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ class Network:
 
     def _task(self, step: Step) -> Task:
         function = ctypes.cast(getattr(self._library, step.function), ctypes.c_void_p)
-        return Task(function, ctypes.addressof(step.op), 0, step.output.pixels, step.wait)
+        return Task(function, ctypes.addressof(step.op), step.wait)
 
     def _tune(self) -> None:
         """Takes the quickest way of every step that has several."""

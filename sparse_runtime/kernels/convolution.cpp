@@ -33,9 +33,8 @@ extern "C" void convolution(const void* of, const Part& part) {
   const int shares = part.threads / op.groups;
   const int first_chunk = (int64_t)op.chunks * group / op.groups;
   const int last_chunk = (int64_t)op.chunks * (group + 1) / op.groups;
-  const int64_t from = part.first / op.lanes, to = (part.last + op.lanes - 1) / op.lanes;
-  const int64_t first = from + (to - from) * share / shares;
-  const int64_t last = from + (to - from) * (share + 1) / shares;
+  const int64_t all = (op.out.pixels() + op.lanes - 1) / op.lanes;
+  const int64_t first = all * share / shares, last = all * (share + 1) / shares;
   const int64_t tiles = (last - first + op.vectors - 1) / op.vectors;
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t begin = first + (last - first) * t / tiles;

@@ -91,9 +91,9 @@ void depthwise_tile(const Depthwise& op, int vectors, int64_t start, int first, 
 
 extern "C" void depthwise(const void* of, const Part& part) {
   const Depthwise& op = *static_cast<const Depthwise*>(of);
-  const int64_t from = part.first / LANES, to = (part.last + LANES - 1) / LANES;
+  const int64_t vectors = (op.out.pixels() + LANES - 1) / LANES;
   for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++)
-    for (int64_t v = from; v < to; v += MAX_VECTORS)
-      depthwise_tile(op, std::min<int64_t>(MAX_VECTORS, to - v), v * LANES, c, c + 1,
+    for (int64_t v = 0; v < vectors; v += MAX_VECTORS)
+      depthwise_tile(op, std::min<int64_t>(MAX_VECTORS, vectors - v), v * LANES, c, c + 1,
                      op.out.channel(c) + v * LANES);
 }

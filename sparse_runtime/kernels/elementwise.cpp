@@ -21,7 +21,7 @@ void add(const void* of, const Part& part) {
   for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++) {
     const float *left = op.left.channel(c), *right = op.right.channel(c);
     float* out = op.out.channel(c);
-    for (int64_t p = part.first; p < part.last; p += LANES)
+    for (int64_t p = 0; p < op.out.pixels(); p += LANES)
       store(out + p, activate(op.activation, add(load(left + p), load(right + p))));
   }
 }
@@ -33,10 +33,9 @@ void multiply(const void* of, const Part& part) {
   for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++) {
     const float *left = op.left.channel(c), *right = op.right.channel(c);
     float* out = op.out.channel(c);
-    for (int64_t p = part.first; p < part.last;) {
+    for (int64_t p = 0; p < op.out.pixels();) {
       const int64_t picture = p / size;
-      const int64_t end =
-          one && (picture + 1) * size < part.last ? (picture + 1) * size : part.last;
+      const int64_t end = one ? (picture + 1) * size : op.out.pixels();
       const Vec factor = broadcast(right[picture]);
       for (; p < end; p += LANES)  // beyond `end` begins what comes next
         store(out + p,
@@ -52,7 +51,7 @@ void scale(const void* of, const Part& part) {
     const float* in = op.in.channel(c);
     float* out = op.out.channel(c);
     const Vec scale = broadcast(op.scale[c]), shift = broadcast(op.shift[c]);
-    for (int64_t p = part.first; p < part.last; p += LANES)
+    for (int64_t p = 0; p < op.out.pixels(); p += LANES)
       store(out + p, activate(op.activation, multiply_add(scale, load(in + p), shift)));
   }
 }

@@ -15,7 +15,7 @@ void gather(const void* of, const Part& part) {
   const Moved& op = *static_cast<const Moved*>(of);
   for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++) {
     const float* in = op.in.channel(op.channels ? op.channels[c] : c);
-    std::copy(in + part.first, in + part.last, op.out.channel(c) + part.first);
+    std::copy(in, in + op.out.pixels(), op.out.channel(c));
   }
 }
 
@@ -23,7 +23,7 @@ void flatten(const void* of, const Part& part) {
   const Moved& op = *static_cast<const Moved*>(of);
   const int64_t size = (int64_t)op.in.height * op.in.width;
   for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++)
-    for (int64_t b = part.first; b < part.last; b++)
+    for (int b = 0; b < op.out.pictures; b++)
       op.out.channel(c)[b] = op.in.channel(c / size)[b * size + c % size];
 }
 
@@ -31,7 +31,7 @@ void upsample(const void* of, const Part& part) {
   const Moved& op = *static_cast<const Moved*>(of);
   const int width = op.out.width;
   for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++)
-    for (int64_t line = part.first / width; line * width < part.last; line++) {
+    for (int64_t line = 0; line < (int64_t)op.out.pictures * op.out.height; line++) {
       const float* in = op.in.channel(c) + line / op.factor * op.in.width;
       float* out = op.out.channel(c) + line * width;
       if (line % op.factor > 0)

@@ -103,7 +103,7 @@ class Threads {
     const Task* tasks = tasks_;
     for (int i = 0, number = number_; i < number; i++) {
       const Task& task = tasks[i];
-      task.run(task.op, {task.first, task.last, thread, count_, scratch_[thread].get()});
+      task.run(task.op, {thread, count_, scratch_[thread].get()});
       if (task.wait) barrier_.wait();
     }
   }

@@ -17,7 +17,7 @@ void pool(const Pool& op, const Part& part) {
   const Window& window = op.window;
   const Vec outside = broadcast(MEAN ? 0.0f : -__builtin_inff());
   for (int64_t c = part.begin(out.channels); c < part.end(out.channels); c++)
-    for (int64_t line = part.first / out.width; line * out.width < part.last; line++) {
+    for (int64_t line = 0; line < (int64_t)out.pictures * out.height; line++) {
       const int64_t picture = line / out.height;
       const int y = line % out.height, top = y * window.stride_height - window.top;
       const float* rows = in.channel(c) + picture * in.height * in.width;

@@ -18,9 +18,8 @@ struct Tensor {
   float* channel(int64_t c) const { return data + c * stride; }
 };
 
-// What one thread computes of an operator's result.
+// Which thread computes its share of an operator's result.
 struct Part {
-  int64_t first, last;  // pixels of [0, result.pixels()); a little more may be written
   int32_t thread, threads;
   float* scratch;  // this thread's own
 
@@ -32,6 +31,5 @@ struct Part {
 struct Task {
   void (*run)(const void* op, const Part& part);
   const void* op;
-  int64_t first, last;
   int32_t wait;  // whether the next task needs the result
 };
