@@ -62,7 +62,7 @@ class Network:
         self.lanes = self._library.lanes()
         self.batch, self.threads = batch, threads
         self._lock = threading.Lock()
-        self._context = Context(self.lanes, self._library.max_vectors(), threads)
+        self._context = Context(self._library, threads)
         self._plan(model)
         self._pool = self._library.start_threads(threads)
         if self._pool is None:
@@ -97,7 +97,7 @@ class Network:
         return results
 
     def _run(self, tasks: ctypes.Array) -> None:
-        if not self._library.run(self._pool, tasks, len(tasks), self._scratch):
+        if not self._library.run(self._pool, tasks, len(tasks), self._scratch()):
             raise MemoryError("no room for a tile")
 
     def _plan(self, model: Model) -> None:
@@ -139,9 +139,11 @@ class Network:
         for node in nodes:
             inputs = [tensor(number) for number in node.reads()]
             self._steps += node.op.steps(node, inputs, tensor(node.output), self._context)
-        self._scratch = max(step.scratch for step in self._steps)
         self._tasks = (Task * len(self._steps))(*(self._task(step) for step in self._steps))
         self.weights = self._context.bytes
+
+    def _scratch(self) -> int:
+        return max(step.scratch for step in self._steps)
 
     def _task(self, step: Step) -> Task:
         function = ctypes.cast(getattr(self._library, step.function), ctypes.c_void_p)

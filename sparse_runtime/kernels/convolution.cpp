@@ -29,20 +29,26 @@ void produce(const Convolution& op, int vectors, int64_t start, int first, int l
 // A thread has all rows of some pixels, or some rows of them.
 extern "C" void convolution(const void* of, const Part& part) {
   const Convolution& op = *static_cast<const Convolution*>(of);
+  const Matrix& matrix = *op.matrix;
+  const auto multiply = matrix.dense ? multiply_dense : multiply_sparse;
   const int group = part.thread % op.groups, share = part.thread / op.groups;
   const int shares = part.threads / op.groups;
-  const int first_chunk = (int64_t)op.chunks * group / op.groups;
-  const int last_chunk = (int64_t)op.chunks * (group + 1) / op.groups;
+  const int first_chunk = (int64_t)matrix.chunks() * group / op.groups;
+  const int last_chunk = (int64_t)matrix.chunks() * (group + 1) / op.groups;
   const int64_t all = (op.out.pixels() + op.lanes - 1) / op.lanes;
   const int64_t first = all * share / shares, last = all * (share + 1) / shares;
   const int64_t tiles = (last - first + op.vectors - 1) / op.vectors;
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t begin = first + (last - first) * t / tiles;
     const int count = first + (last - first) * (t + 1) / tiles - begin;
-    for (int row = 0, block = 0; row < op.tile_rows; row += op.block_rows, block++) {
-      const int end = std::min(row + op.block_rows, op.tile_rows);
-      produce(op, count, begin * op.lanes, row, end, part.scratch);
-      multiply(op, count, begin * op.lanes, block, first_chunk, last_chunk, part.scratch);
+    Tile tile = {part.scratch, count * op.lanes, count, begin * op.lanes};
+    for (int row = 0, block = 0; row < matrix.columns; row += matrix.block_columns, block++) {
+      const int end = std::min(row + matrix.block_columns, matrix.columns);
+      if (op.producer == DIRECT)
+        tile.pixels = op.in.channel(row) + tile.start, tile.stride = op.in.stride;
+      else
+        produce(op, count, tile.start, row, end, part.scratch);
+      for (int chunk = first_chunk; chunk < last_chunk; chunk++) multiply(op, tile, block, chunk);
     }
   }
 }

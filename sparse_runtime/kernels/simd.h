@@ -50,6 +50,13 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
 
 inline Vec masked(Vec a, Mask mask) { return {_mm512_maskz_mov_ps(mask, a.v)}; }
 
+// Four floats, and one of them in all lanes: this way four weights take one load.
+inline Vec load_four(const float* p) { return {_mm512_broadcast_f32x4(_mm_loadu_ps(p))}; }
+template <int I>
+inline Vec one_of(Vec four) {
+  return {_mm512_permute_ps(four.v, I * 0x55)};
+}
+
 #elif defined(__AVX2__)
 
 constexpr int LANES = 8, REGISTERS = 16;
@@ -92,6 +99,14 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
   const __m256d o = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0xdd));
   even.v = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
   odd.v = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
+}
+
+inline Vec load_four(const float* p) {
+  return {_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p))};
+}
+template <int I>
+inline Vec one_of(Vec four) {
+  return {_mm256_permute_ps(four.v, I * 0x55)};
 }
 
 #else
@@ -153,6 +168,12 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
   odd = each([&](int i) { return p[2 * i + 1]; });
 }
 
+inline Vec load_four(const float* p) { return load(p); }
+template <int I>
+inline Vec one_of(Vec four) {
+  return broadcast(four.v[I]);
+}
+
 #endif
 
 constexpr Mask ALL = (1u << LANES) - 1;
@@ -161,8 +182,9 @@ inline Mask first_lanes(int count) {
   return count <= 0 ? 0 : count >= LANES ? ALL : (1 << count) - 1;
 }
 
-// Two rows' sums, a weight of each and the pixels have to fit the registers.
-constexpr int MAX_VECTORS = (REGISTERS - 3) / 2;
+// Of a tile: sums of that many, a weight, four weights and what else a loop needs have to fit the
+// registers.
+constexpr int MAX_VECTORS = REGISTERS - 4;
 
 // A single float in the place of a vector.
 inline void store(float* p, float a) { *p = a; }
@@ -181,6 +203,15 @@ inline T broadcast_as(float x) {
     return x;
   else
     return broadcast(x);
+}
+
+// Of the four floats at p, which load_four() loaded.
+template <class T, int I>
+inline T one_of_as(const float* p, Vec four) {
+  if constexpr (std::is_same_v<T, float>)
+    return p[I];
+  else
+    return one_of<I>(four);
 }
 
 template <class T>

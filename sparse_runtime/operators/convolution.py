@@ -12,10 +12,11 @@ from .operator import (
     Activated, Activation, Context, Shape, Step, Tensor, Window, Windowed, check_array,
 )  # fmt: skip
 
-COPY, PATCHES, DEPTHWISE = range(3)  # kernels/convolution.h: Producer
-CHUNK = 64  # kernels/convolution.h: CHUNK
-PAIR = np.dtype([("rows", np.uint16, 2), ("both_first_second", np.uint16, 3)])
-MAX_TILE = 96 * 8 * 16  # floats of a tile of 8 vectors a row: what an L1 cache holds
+DIRECT, COPY, PATCHES, DEPTHWISE = range(4)  # kernels/convolution.h: Producer
+DENSE_ROWS = 4  # kernels/convolution.h
+MAX_BLOCK = (1 << 16) - 1  # columns or rows of a matrix in a block
+MIN_ZEROS, MAX_ZEROS = 0.2, 0.85  # a share of zeros with which a sparse form is not, or surely used
+MAX_TILE = 24 << 10  # bytes of a block of a tile: leaves room for weights in an L1 cache of 32 KB
 
 
 class DepthwiseFields(ctypes.Structure):
@@ -27,6 +28,17 @@ class DepthwiseFields(ctypes.Structure):
     )  # fmt: skip
 
 
+class Matrix(ctypes.Structure):
+    """kernels/convolution.h says what the fields are."""
+
+    _fields_ = (
+        *[(name, ctypes.c_int32) for name in (
+            "rows", "columns", "block_columns", "chunk_rows", "dense")],
+        *[(name, ctypes.c_void_p) for name in (
+            "values", "indices", "alike", "order", "starts")],
+    )  # fmt: skip
+
+
 class ConvolutionFields(ctypes.Structure):
     """kernels/convolution.h says what the fields are."""
 
@@ -34,9 +46,8 @@ class ConvolutionFields(ctypes.Structure):
         ("in_", Tensor), ("out", Tensor), ("residual", Tensor), ("window", Window),
         ("activation", Activation), ("producer", ctypes.c_int32),
         ("before", ctypes.POINTER(DepthwiseFields)),
-        *[(name, ctypes.c_int32) for name in ("rows", "tile_rows", "block_rows", "chunks")],
-        *[(name, ctypes.c_void_p) for name in ("values", "indices", "starts", "pairs", "bias")],
-        *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups", "split")],
+        ("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p),
+        *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups")],
     )  # fmt: skip
 
 MAX_CHANNELS = (1 << 16) - 1
@@ -72,12 +83,13 @@ class Convolution(Windowed, Activated):
     def steps(self, node, inputs, output, context):
         """One for each group."""
         steps = []
+        of, count = inputs[0].channels // self.groups, output.channels // self.groups
         for group in range(self.groups):
-            of, count = inputs[0].channels // self.groups, output.channels // self.groups
             rows = slice(group * count, (group + 1) * count)
             op = ConvolutionFields(
                 inputs[0].part(group * of, of), output.part(group * count, count),
                 window=self.window_fields(), activation=(node.activation or self).activation_fields(),
+                bias=context.pointer(self.bias[rows]), groups=1,
             )  # fmt: skip
             if len(inputs) > 1:
                 op.residual = inputs[1]
@@ -87,13 +99,90 @@ class Convolution(Windowed, Activated):
                 op.producer = DEPTHWISE
                 between = Tensor(0, 0, output.pictures, of, output.height, output.width)
                 op.before = ctypes.pointer(node.depthwise.fields(inputs[0], between, context))
+            op.lanes = 1 if pointwise and output.pixels == 1 else context.lanes
             step = Step("convolution", op, output, wait=group == self.groups - 1)
-            _set_matrix(op, self.weight[rows], self.bias[rows], context)
-            _set_tile(step, context)
-            if group:
-                steps[0].others.append(step)
             steps.append(step)
+        ways = Ways(steps, self.weight, context)
+        steps[0].ways, steps[0].choose = ways.possible, ways.choose
+        ways.choose(ways.possible[0])
         return steps
+
+
+class Ways:
+    """Forms of the matrix and widths of the tile, by which a convolution can be computed.
+
+    Args:
+        steps: one for each group, which take the same way.
+    """
+
+    def __init__(self, steps: list[Step], weight: np.ndarray, context: Context):
+        self.steps, self.context = steps, context
+        self.weights = np.split(np.ascontiguousarray(weight, np.float32), len(steps))
+        op = steps[0].op
+        vectors = -(-op.out.pixels // op.lanes)
+        # Where there are few pixels, threads share out the rows of the matrix: with a part of the
+        # pixels each would have to fetch those beside them from another thread's cache.
+        groups = (n for n in range(context.threads, 0, -1) if context.threads % n == 0)
+        few = vectors < 8 * context.threads
+        shares = next(n for n in groups if n * DENSE_ROWS <= op.out.channels or n == 1)
+        for step in steps:
+            step.op.groups = shares if few else 1
+        most = min(vectors, context.max_vectors)
+        widths = sorted({min(width, most) for width in (most, 8, 6, 4)}, reverse=True)
+        zeros = 1 - np.count_nonzero(weight) / weight.size
+        forms = [False] if zeros > MAX_ZEROS else [True] if zeros < MIN_ZEROS else [False, True]
+        self.possible = [(dense, width) for dense in forms for width in widths]
+
+    def choose(self, way: tuple[bool, int]) -> None:
+        """way: whether the matrix is dense, and vectors of pixels of a tile."""
+        dense, width = way
+        for step, weight in zip(self.steps, self.weights):
+            op, (rows, columns) = step.op, weight.shape
+            block = columns if op.lanes == 1 else MAX_TILE // (4 * op.lanes * width)
+            block = -(-columns // -(-columns // min(block, MAX_BLOCK)))  # of nearly equal sizes
+            chunk = min(MAX_BLOCK, _round_up(-(-rows // op.groups), DENSE_ROWS))
+            matrix = Matrix(rows, columns, block, chunk, dense)
+            if not dense:
+                kept = _encode_sparse(matrix, weight, self.context.library)
+            elif op.lanes == 1:
+                kept = [weight]
+            else:
+                kept = [_encode_dense(weight, block)]
+            names = ("values", "indices", "alike", "order", "starts")
+            for name, array in zip(names, kept):
+                setattr(matrix, name, array.ctypes.data)
+            step.kept = [matrix, *kept]
+            op.matrix, op.vectors = ctypes.pointer(matrix), width
+            step.scratch = block * width * op.lanes + 2 * self.context.lanes
+
+
+def _encode_sparse(matrix: Matrix, weight: np.ndarray, library) -> list[np.ndarray]:
+    """values, indices, alike, order and starts, as kernels/convolution.h describes them."""
+    blocks = -(-matrix.columns // matrix.block_columns)
+    chunks = -(-matrix.rows // matrix.chunk_rows)
+    count = np.count_nonzero(weight) + 1
+    arrays = [
+        np.empty(count, np.float32), np.empty(count, np.uint16),
+        np.empty((blocks * matrix.rows, 2), np.uint16), np.empty(blocks * matrix.rows, np.uint16),
+        np.empty((blocks * chunks + 1, 2), np.uint32),
+    ]  # fmt: skip
+    pointers = (ctypes.c_void_p(array.ctypes.data) for array in [weight, *arrays])
+    library.encode_sparse(next(pointers), ctypes.byref(matrix), *pointers)
+    return arrays
+
+
+def _encode_dense(weight: np.ndarray, block: int) -> np.ndarray:
+    """As kernels/convolution.h describes it."""
+    rows, columns = weight.shape
+    padded = np.zeros((_round_up(rows, DENSE_ROWS), columns), np.float32)
+    padded[:rows] = weight
+    padded = padded.reshape(-1, DENSE_ROWS, columns)
+    parts = (padded[:, :, first : first + block] for first in range(0, columns, block))
+    return np.concatenate([part.swapaxes(1, 2).ravel() for part in parts])
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 @dataclass
@@ -125,72 +214,6 @@ class Depthwise(Windowed, Activated):
 
     def steps(self, node, inputs, output, context):
         return [Step("depthwise", self.fields(inputs[0], output, context), output)]
-
-
-def _set_matrix(op: ConvolutionFields, matrix: np.ndarray, bias: np.ndarray, context: Context):
-    """All that the order of sums depends on, which neither threads nor tiles change."""
-    odd = len(matrix) % 2  # then a row of zeros is added
-    op.rows, op.tile_rows = len(matrix) + odd, matrix.shape[1]
-    op.chunks = -(-op.rows // CHUNK)
-    op.bias = context.pointer(np.pad(bias, (0, odd)))
-    op.lanes = 1 if op.out.pixels == 1 and op.producer == COPY else context.lanes
-    vectors = -(-op.out.pixels // op.lanes)
-    op.split = vectors < 4  # a tile then has so few vectors that sums are kept in parts
-    block = 1 << 15 if op.split else MAX_TILE // (op.lanes * min(8, vectors))
-    op.block_rows = min(op.tile_rows, block)
-    encoded = _by_block(matrix, op.block_rows)
-    op.values, op.indices, op.starts, op.pairs = (context.pointer(a, a.dtype) for a in encoded)
-
-
-def _set_tile(step: Step, context: Context) -> None:
-    """How many vectors of pixels a tile has: a guess, and what may be quicker."""
-    op = step.op
-    vectors = -(-op.out.pixels // op.lanes)
-    groups = (g for g in range(context.threads, 0, -1) if context.threads % g == 0)
-    # Where there are few pixels, threads share out the rows of the matrix: with a part of the
-    # pixels each would have to fetch those beside them from another thread's cache.
-    few = vectors < 8 * context.threads
-    op.groups = next(g for g in groups if g <= op.chunks) if few else 1
-    most = min(vectors, context.max_vectors)
-    op.vectors = min(8, most)
-    step.scratch = op.block_rows * most * context.lanes + context.lanes
-    if most > 4:
-        step.ways = list(range(4, most + 1))
-
-    def choose(vectors: int) -> None:
-        for each in (step, *step.others):
-            each.op.vectors = vectors
-
-    step.choose = choose
-
-
-def _by_block(matrix: np.ndarray, block: int) -> tuple[np.ndarray, ...]:
-    """values, indices, starts and pairs, as kernels/convolution.h describes them."""
-    matrix = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
-    values, indices, pairs, sizes = [], [], [], [np.zeros((1, 2), np.int64)]
-    chunk = np.arange(len(matrix)) // CHUNK
-    for first in range(0, matrix.shape[1], block):
-        part = matrix[:, first : first + block]
-        # Rows of a chunk in the order of their numbers of weights: the loop over a pair is then
-        # about as long as the one before it, and the processor predicts where it ends.
-        order = np.lexsort((np.count_nonzero(part, axis=1), chunk)).reshape(-1, 2)
-        weights = part[order]  # [pairs, 2, columns]
-        first_row, second_row = np.moveaxis(weights != 0, 1, 0)
-        kinds = [first_row & second_row, first_row & ~second_row, second_row & ~first_row]
-        kinds = np.stack(kinds, axis=1)  # [pairs, 3, columns]
-        pair, kind, column = np.nonzero(kinds)
-        values.append(weights[pair, :, column][np.stack([kind < 2, kind != 1], axis=1)])
-        indices.append(column)
-        counts = np.count_nonzero(kinds, axis=2)
-        pairs.append(np.rec.fromarrays([order, counts], PAIR))
-        sizes.append(np.stack([counts @ [2, 1, 1], counts.sum(1)], axis=1))
-    begin = np.cumsum(np.concatenate(sizes), axis=0)[:-1].reshape(len(pairs), -1, 2)
-    return (
-        np.concatenate(values).astype(np.float32),
-        np.concatenate(indices).astype(np.uint16),
-        begin[:, :: CHUNK // 2].astype(np.uint32),
-        np.concatenate(pairs),
-    )
 
 
 def _neighbours(batch: int, height: int, width: int, lanes: int) -> np.ndarray:

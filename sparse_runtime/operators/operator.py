@@ -59,14 +59,15 @@ class Step:
     # Ways to compute it whose results differ by rounding at most, to choose the quickest of.
     ways: list = field(default_factory=list)
     choose: Callable = None  # of a way: takes it from now on
-    others: list = field(default_factory=list)  # steps that take the same way
+    kept: list = field(default_factory=list)  # what `op` points to
 
 
 class Context:
     """The kernels that steps are made for."""
 
-    def __init__(self, lanes: int, max_vectors: int, threads: int):
-        self.lanes, self.max_vectors, self.threads = lanes, max_vectors, threads
+    def __init__(self, library: ctypes.CDLL, threads: int):
+        self.library, self.threads = library, threads
+        self.lanes, self.max_vectors = library.lanes(), library.max_vectors()
         self.kept = []  # what steps point to
         self.bytes = 0
 
