@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -23,7 +24,11 @@ inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+// a where the mask is set, b elsewhere.
+inline Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_ps(b.v, mask, a.v)}; }
 
 // The vector one float before b's first, where a holds what lies before b; and one behind a's.
 inline Vec before(Vec a, Vec b) {
@@ -64,7 +69,12 @@ inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec multiply(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec select(Mask mask, Vec a, Vec b) {
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(lanes(mask)))};
+}
 inline Vec before(Vec a, Vec b) {
   const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
   return {_mm256_castsi256_ps(_mm256_alignr_epi8(b_, _mm256_permute2x128_si256(a_, b_, 0x21), 12))};
@@ -117,8 +127,17 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) {
 inline Vec add(Vec a, Vec b) {
   return each([&](int i) { return a.v[i] + b.v[i]; });
 }
+inline Vec multiply(Vec a, Vec b) {
+  return each([&](int i) { return a.v[i] * b.v[i]; });
+}
 inline Vec max(Vec a, Vec b) {
   return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Vec min(Vec a, Vec b) {
+  return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Vec select(Mask mask, Vec a, Vec b) {
+  return each([&](int i) { return mask >> i & 1 ? a.v[i] : b.v[i]; });
 }
 inline Vec before(Vec a, Vec b) {
   return each([&](int i) { return i == 0 ? a.v[LANES - 1] : b.v[i - 1]; });
@@ -142,8 +161,32 @@ inline Mask first_lanes(int count) {
   return count <= 0 ? 0 : count >= LANES ? ALL : (1 << count) - 1;
 }
 
+// Two rows' sums, a weight of each and the pixels have to fit the registers.
+constexpr int MAX_VECTORS = (REGISTERS - 3) / 2;
+
 // A single float in the place of a vector.
 inline void store(float* p, float a) { *p = a; }
 inline float multiply_add(float a, float b, float c) { return a * b + c; }
 inline float add(float a, float b) { return a + b; }
+inline float multiply(float a, float b) { return a * b; }
 inline float max(float a, float b) { return a > b ? a : b; }
+inline float min(float a, float b) { return a < b ? a : b; }
+
+template <class T>
+constexpr int LANES_OF = sizeof(T) / sizeof(float);
+
+template <class T>
+inline T broadcast_as(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return x;
+  else
+    return broadcast(x);
+}
+
+template <class T>
+inline T load_as(const float* p) {
+  if constexpr (std::is_same_v<T, float>)
+    return *p;
+  else
+    return load(p);
+}

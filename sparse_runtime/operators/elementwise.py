@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from .operator import Activated, Shape, check_array
+from .operator import Activated, Activation, Shape, Step, Tensor, check_array
+
+
+class Binary(ctypes.Structure):
+    _fields_ = (("left", Tensor), ("right", Tensor), ("out", Tensor), ("activation", Activation))
+
+
+class ScaleFields(ctypes.Structure):
+    _fields_ = (
+        ("in_", Tensor), ("out", Tensor), ("activation", Activation),
+        ("scale", ctypes.c_void_p), ("shift", ctypes.c_void_p),
+    )  # fmt: skip
 
 
 @dataclass
@@ -20,6 +32,9 @@ class Add(Activated):
         if inputs[0] != inputs[1]:
             raise ValueError(f"results of {inputs[0]} and {inputs[1]} cannot be added")
         return inputs[0]
+
+    def steps(self, node, inputs, output, context):
+        return [Step("add", Binary(*inputs, output, self.activation_fields()), output)]
 
 
 @dataclass
@@ -34,6 +49,9 @@ class Multiply(Activated):
         if inputs[1] not in (inputs[0], (inputs[0][0], 1, 1)):
             raise ValueError(f"a result of {inputs[0]} cannot be multiplied by {inputs[1]}")
         return inputs[0]
+
+    def steps(self, node, inputs, output, context):
+        return [Step("multiply", Binary(*inputs, output, self.activation_fields()), output)]
 
 
 @dataclass
@@ -50,3 +68,8 @@ class Scale(Activated):
         check_array("scale", self.scale, inputs[0][0])
         check_array("shift", self.shift, inputs[0][0])
         return inputs[0]
+
+    def steps(self, node, inputs, output, context):
+        arrays = context.pointer(self.scale), context.pointer(self.shift)
+        op = ScaleFields(inputs[0], output, self.activation_fields(), *arrays)
+        return [Step("scale", op, output)]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from .operator import Operator, Shape
+from .operator import Operator, Shape, Step, Tensor
 
 MAX_FACTOR = 64
+
+
+class Moved(ctypes.Structure):
+    _fields_ = (
+        ("in_", Tensor), ("out", Tensor), ("channels", ctypes.c_void_p), ("factor", ctypes.c_int32),
+    )  # fmt: skip
 
 
 @dataclass
@@ -23,6 +30,18 @@ class Concatenation(Operator):
         if len({shape[1:] for shape in inputs}) != 1:
             raise ValueError(f"pictures of several sizes: {', '.join(map(str, inputs))}")
         return sum(shape[0] for shape in inputs), *inputs[0][1:]
+
+    def steps(self, node, inputs, output, context):
+        """Copies what does not lie there already."""
+        found, channel = [], 0
+        for tensor in inputs:
+            part = output.part(channel, tensor.channels)
+            if part.data != tensor.data:
+                found.append(Step("gather", Moved(tensor, part), part, wait=False))
+            channel += tensor.channels
+        if found:
+            found[-1].wait = True
+        return found
 
 
 @dataclass
@@ -38,6 +57,10 @@ class Channels(Operator):
             raise ValueError(f"channels that an input of {inputs[0]} does not have")
         return len(self.channels), *inputs[0][1:]
 
+    def steps(self, node, inputs, output, context):
+        channels = context.pointer(self.channels, np.uint16)
+        return [Step("gather", Moved(inputs[0], output, channels), output)]
+
 
 @dataclass
 class Flatten(Operator):
@@ -48,6 +71,9 @@ class Flatten(Operator):
     def shape(self, *inputs: Shape) -> Shape:
         channels, height, width = inputs[0]
         return channels * height * width, 1, 1
+
+    def steps(self, node, inputs, output, context):
+        return [Step("flatten", Moved(inputs[0], output), output)]
 
 
 @dataclass
@@ -62,3 +88,6 @@ class Upsample(Operator):
             raise ValueError(f"a factor of {self.factor}, not 1 to {MAX_FACTOR}")
         channels, height, width = inputs[0]
         return channels, height * self.factor, width * self.factor
+
+    def steps(self, node, inputs, output, context):
+        return [Step("upsample", Moved(inputs[0], output, factor=self.factor), output)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,6 +25,17 @@ class Tensor(ctypes.Structure):
         *[(name, ctypes.c_int32) for name in ("pictures", "channels", "height", "width")],
     )
 
+    @property
+    def pixels(self) -> int:
+        return self.pictures * self.height * self.width
+
+    def part(self, first: int, count: int) -> Tensor:
+        """Some of the channels."""
+        skipped = 4 * first * self.stride
+        return Tensor(
+            self.data + skipped, self.stride, self.pictures, count, self.height, self.width
+        )
+
 
 class Activation(ctypes.Structure):
     _fields_ = (("kind", ctypes.c_int32), ("slope", ctypes.c_float))
@@ -33,6 +45,37 @@ class Window(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int32) for name in (
         "kernel_height", "kernel_width", "stride_height", "stride_width", "top", "left",
     ))  # fmt: skip
+
+
+@dataclass
+class Step:
+    """A call of one of the kernels."""
+
+    function: str
+    op: ctypes.Structure
+    output: Tensor
+    scratch: int = 0  # floats that each thread needs
+    wait: bool = True  # whether the next step needs the result
+    # Ways to compute it whose results differ by rounding at most, to choose the quickest of.
+    ways: list = field(default_factory=list)
+    choose: Callable = None  # of a way: takes it from now on
+    others: list = field(default_factory=list)  # steps that take the same way
+
+
+class Context:
+    """The kernels that steps are made for."""
+
+    def __init__(self, lanes: int, max_vectors: int, threads: int):
+        self.lanes, self.max_vectors, self.threads = lanes, max_vectors, threads
+        self.kept = []  # what steps point to
+        self.bytes = 0
+
+    def pointer(self, array: np.ndarray, dtype=np.float32) -> int:
+        """The address of a copy of it that is kept."""
+        array = np.ascontiguousarray(array, dtype)
+        self.kept.append(array)
+        self.bytes += array.nbytes
+        return array.ctypes.data
 
 
 @dataclass
@@ -55,8 +98,11 @@ class Operator:
         """
         raise NotImplementedError
 
-    def steps(self, inputs: list[Tensor], output: Tensor, kernels) -> list:
-        """What computes it: network.Step each."""
+    def steps(self, node, inputs: list[Tensor], output: Tensor, context: Context) -> list[Step]:
+        """What computes it.
+
+        node: planning.Node, with what else is to be computed in these steps.
+        """
         raise NotImplementedError
 
     def weights(self) -> int:
