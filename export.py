@@ -8,8 +8,8 @@
 `sparse` is for the runtime in sparse_runtime/: one file without the zeros, of MobileNetV1 and of
 what consists of the same operators. An export is run on random pictures before it is kept; then
 `python evaluate.py --pruned_model exported --runtime sparse` measures it. --what_if keeps nothing:
-it prunes a checkpoint, or a network with random weights, at each of these ratios, and tells what
-file, memory and time would be on this machine. Accuracy it does not look at.
+it prunes a checkpoint, or a network with random weights, at each of these ratios, and tells file,
+memory and time on this machine. It does not look at accuracy.
 """
 
 from __future__ import annotations
@@ -185,19 +185,6 @@ def compare_speed(model, shape: tuple[int, ...], folder: Path) -> None:
         warn(f"sparse is slower here than {dense}; --format {dense} suits this network better")
 
 
-def prune(model, ratio: float, shape: tuple[int, ...]) -> None:
-    """Every parameter at this ratio, in one step. (A parameter that is sparser stays as it is.)"""
-    UnstructuredPruner(model, "ratio", ratio=ratio, distribution="uniform").step()
-    # Statistics of before would let the activations fade, to 0 in the end, from layer to layer.
-    for layer in model.sublayers():
-        if isinstance(layer, (paddle.nn.BatchNorm, paddle.nn.BatchNorm2D)):
-            layer._momentum = 0.0  # the last batch alone counts
-    model.train()
-    with paddle.no_grad():
-        model(paddle.randn([8, *shape]))
-    model.eval()
-
-
 def what_if(args) -> None:
     """Prints a table: the network in the dense runtimes, and pruned at each ratio in the sparse.
 
@@ -221,8 +208,8 @@ def what_if(args) -> None:
     rows, networks, reasons = {}, {}, {}  # by sparsity and runtime
     with tempfile.TemporaryDirectory() as inside:
         for ratio in (None, *sorted(args.what_if)):
-            if ratio is not None:
-                prune(model, ratio, shape)
+            if ratio is not None:  # on top of a lower one, which took the smallest weights
+                UnstructuredPruner(model, "ratio", ratio=ratio, distribution="uniform").step()
             zeros = f"{sparsity(prunable_parameters(model)):.2%}"
             for name in DENSE if ratio is None else ["sparse"]:
                 folder = Path(tempfile.mkdtemp(dir=inside))
