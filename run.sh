@@ -4,7 +4,7 @@
 #   bash run.sh demo                       train, prune and compare on real data, about 3 minutes
 #   bash run.sh test [pytest options]      the test suite
 #   bash run.sh demo_yolov3                the same with a detector, 4 minutes
-#   bash run.sh deploy_demo                export the demo's network: sizes, accuracy, latency
+#   bash run.sh deploy_demo                export two networks: sizes, accuracy, latency
 #   bash run.sh threshold|ratio|multi_gpu|evaluate [options]
 #   bash run.sh yolov3_threshold [options] YOLOv3 on Pascal VOC, 150,000 steps on four GPUs
 #   bash run.sh resume --resume_epoch N [options]
