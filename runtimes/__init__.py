@@ -70,8 +70,7 @@ def load(name: str, folder, batch: int, threads: int) -> Exported:
 
 
 def _sparse(folder: Path, batch: int, threads: int):
-    network = sparse_runtime.Network(folder / SPARSE, batch, threads)
-    return lambda images: [network(images)]
+    return sparse_runtime.Network(folder / SPARSE, batch, threads)
 
 
 def _onnx(folder: Path, batch: int, threads: int):

@@ -4,53 +4,38 @@ Of a weight matrix [C_out, C_in * k * k] the file holds the values that are not 
 and where they are: as a bitmap, or as the gaps between them, whichever is smaller. Of a gap a byte
 of 255 stands for 255 zeros with no value behind them; the gaps reach to the matrix' last element.
 Metadata: format, version, the operators as JSON, and a SHA-256 of all that and of the tensors.
+Version 1 is read, too: of a chain of convolutions, depthwise ones of 3x3, and a mean at its end.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-FORMAT, VERSION = "unstructured-pruning sparse network", 1
-KINDS = ("convolution", "depthwise", "pool")
-DESCRIBED = ("kind", "inputs", "kernel", "stride", "padding", "relu")
+from .operators import KINDS, Operator, Shape
+
+FORMAT, VERSION = "unstructured-pruning sparse network", 2
+READ = ("1", "2")
 MAX_WEIGHTS = 1 << 28  # of a network, zeros included
 MAX_ACTIVATIONS = 1 << 29  # floats, of an operator's result for one picture
 DAMAGES = (SafetensorError, ValueError, KeyError, TypeError, RecursionError, AttributeError)
 
 
 @dataclass
-class Operator:
-    """One step; the result of step i has number i + 1, the network's input number 0.
-
-    convolution: any kernel, stride 1 or 2; a fully connected layer is one of 1x1 on 1x1 pixels.
-    depthwise: 3x3, padding 1, stride 1 or 2. pool: the mean over each channel's pixels.
-    """
-
-    kind: str
-    inputs: list[int]
-    weight: np.ndarray | None = None  # float32 [C_out, C_in * k * k]; depthwise: [C, 9]
-    bias: np.ndarray | None = None  # float32 [C_out]
-    kernel: int = 1
-    stride: int = 1
-    padding: int = 0
-    relu: bool = False
-
-
-@dataclass
 class Model:
-    input_shape: tuple[int, int, int]  # channels, height, width
+    input_shape: Shape
     operators: list[Operator]
+    outputs: list[int]  # numbers of the results that it gives
 
 
-def shapes(model: Model) -> list[tuple[int, int, int]]:
-    """[C, H, W] of the input and of every operator's result.
+def shapes(model: Model) -> list[Shape]:
+    """Of the input and of every operator's result.
 
     Raises:
         ValueError: an operator does not fit what comes before it, or this runtime.
@@ -65,46 +50,22 @@ def shapes(model: Model) -> list[tuple[int, int, int]]:
     weights = 0
     for i, op in enumerate(model.operators):
         what = f"operator {i} ({op.kind})"
-        if op.kind not in KINDS:
-            raise ValueError(f"operator {i} is {op.kind!r}; this program knows {', '.join(KINDS)}")
-        if op.inputs != [i]:
-            raise ValueError(f"{what} takes the results {op.inputs}, not the one before it")
-        channels, height, width = found[-1]
-        if op.kind == "pool":
-            if (op.kernel, op.stride, op.padding, op.relu) != (1, 1, 0, False):
-                raise ValueError(f"{what}: it has no kernel and no ReLU")
-            found.append((channels, 1, 1))
-            continue
-        if not (1 <= op.kernel <= 15 and op.stride in (1, 2) and 0 <= op.padding < op.kernel):
-            raise ValueError(
-                f"{what}: kernel {op.kernel}, stride {op.stride}, padding {op.padding}; "
-                "possible are a kernel of 1 to 15, stride 1 or 2, padding below the kernel"
-            )
-        columns = channels * op.kernel**2
-        if op.kind == "depthwise":
-            if (op.kernel, op.padding) != (3, 1):
-                raise ValueError(f"{what}: only a kernel of 3 with padding 1 is possible")
-            columns = 9
-        if op.weight.ndim != 2 or op.weight.shape[1] != columns:
-            raise ValueError(f"{what}: a weight of {list(op.weight.shape)}, not [C_out, {columns}]")
-        weights += op.weight.size
+        if len(op.inputs) != op.INPUTS if op.INPUTS else not op.inputs:
+            raise ValueError(f"{what} takes {len(op.inputs)} results")
+        if not all(0 <= number <= i for number in op.inputs):
+            raise ValueError(f"{what} takes the results {op.inputs}, not ones before it")
+        try:
+            shape = op.shape(*(found[number] for number in op.inputs))
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+        if np.prod(shape, dtype=np.int64) > MAX_ACTIVATIONS or shape[0] >= 1 << 16:
+            raise ValueError(f"{what}: a result of {shape} is more than this runtime takes")
+        weights += op.weights()
         if weights > MAX_WEIGHTS:
             raise ValueError(f"{what}: more than {MAX_WEIGHTS} weights, zeros included")
-        if op.kind == "depthwise" and (i == 0 or len(op.weight) != channels):
-            raise ValueError(f"{what} needs a channel each of the convolution before it")
-        if op.bias.shape != (len(op.weight),) or not 0 < len(op.weight) < 1 << 16:
-            raise ValueError(f"{what}: {list(op.bias.shape)} biases for {len(op.weight)} channels")
-        size = [(n + 2 * op.padding - op.kernel) // op.stride + 1 for n in (height, width)]
-        if min(size) < 1:
-            raise ValueError(f"{what}: its pictures are {height}x{width}, too small")
-        found.append((len(op.weight), *size))
-        if np.prod(found[-1], dtype=np.int64) > MAX_ACTIVATIONS:
-            raise ValueError(f"{what}: a result of {found[-1]} is more than this runtime takes")
-    for before, op in zip(model.operators, [*model.operators[1:], None]):
-        if before.kind == "depthwise" and (
-            op is None or (op.kind, op.kernel, op.stride) != ("convolution", 1, 1)
-        ):
-            raise ValueError("a depthwise convolution has to be followed by one of 1x1")
+        found.append(shape)
+    if not model.outputs or not all(0 < number < len(found) for number in model.outputs):
+        raise ValueError(f"it gives the results {model.outputs}, of {len(found) - 1}")
     return found
 
 
@@ -150,6 +111,16 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
     return matrix.reshape(rows, columns)
 
 
+def _described(op: Operator | type[Operator]) -> dict:
+    """The fields of its description in JSON: a value of the type each has."""
+    found = {"inputs": [0]}
+    for field in fields(op):
+        if field.name not in (*op.ARRAYS, "inputs"):
+            default = field.default
+            found[field.name] = field.default_factory() if default is MISSING else default
+    return found
+
+
 def write(model: Model, path) -> None:
     """Writes the file that `read` reads.
 
@@ -160,14 +131,20 @@ def write(model: Model, path) -> None:
     shapes(model)
     tensors, described = {}, []
     for i, op in enumerate(model.operators):
-        described.append({key: getattr(op, key) for key in DESCRIBED})
-        if op.kind == "pool":
-            continue
-        for name, array in encode(op.weight.astype(np.float32)).items():
-            tensors[f"{i}.{name}"] = np.ascontiguousarray(array)
-        tensors[f"{i}.bias"] = np.ascontiguousarray(op.bias, np.float32)
-        described[-1]["columns"] = op.weight.shape[1]
-    network = json.dumps({"input_shape": list(model.input_shape), "operators": described})
+        described.append({"kind": op.kind, **{name: getattr(op, name) for name in _described(op)}})
+        for name, dtype in op.ARRAYS.items():
+            array = getattr(op, name).astype(dtype)
+            if name == "weight":
+                described[-1]["columns"] = array.shape[1]
+                for part, coded in encode(array).items():
+                    tensors[f"{i}.{part}"] = np.ascontiguousarray(coded)
+            else:
+                tensors[f"{i}.{name}"] = np.ascontiguousarray(array)
+    network = json.dumps({
+        "input_shape": list(model.input_shape),
+        "operators": described,
+        "outputs": model.outputs,
+    })
     metadata = {"format": FORMAT, "version": str(VERSION), "network": network}
     metadata["sha256"] = _digest(metadata, tensors)
     Path(path).write_bytes(save(tensors, metadata))
@@ -197,47 +174,77 @@ def read(path) -> Model:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ValueError("it is not one")
-            if metadata.get("version") != str(VERSION):
-                raise ValueError(
-                    f"it has version {metadata.get('version')}, this program reads {VERSION}"
-                )
+            version = metadata.get("version")
+            if version not in READ:
+                raise ValueError(f"it has version {version}, this program reads 1 and {VERSION}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("sha256") != _digest(metadata, tensors):
             raise ValueError("its checksum is another")
-        return _model(json.loads(metadata["network"]), tensors)
+        described = json.loads(metadata["network"])
+        if version == "1":
+            _from_version_1(described)
+        return _model(described, tensors)
     except DAMAGES as error:
         why = str(error) if isinstance(error, ValueError) else f"it is damaged ({error})"
         why = " ".join(why.split())[:200]
         raise ValueError(f"{path} is no network for the sparse runtime: {why}") from None
 
 
+def _from_version_1(described: dict) -> None:
+    """Changes a network's description into one of today."""
+    for entry in described["operators"]:
+        for name, count in (("kernel", 2), ("stride", 2), ("padding", 4)):
+            entry[name] = [entry[name]] * count
+        entry["activation"] = "relu" if entry.pop("relu") else "none"
+        if entry["kind"] == "pool":
+            entry.update(kind="mean")
+            for name in ("kernel", "stride", "padding", "activation"):
+                del entry[name]
+    described["outputs"] = [len(described["operators"])]
+
+
 def _model(described: dict, tensors: dict[str, np.ndarray]) -> Model:
     operators = []
     for i, entry in enumerate(described["operators"]):
         entry = dict(entry)
-        columns = entry.pop("columns", 0)
-        if not entry.keys().isdisjoint({"weight", "bias"}):
-            raise ValueError(f"operator {i} has weights in its description")
-        op = Operator(**entry)
-        whole = (op.kernel, op.stride, op.padding, columns, *op.inputs)
-        if any(type(n) is not int for n in whole) or type(op.relu) is not bool:
-            raise ValueError(f"operator {i} has numbers that are none")
-        if not 0 <= columns <= MAX_WEIGHTS:
+        kind, columns = entry.pop("kind"), entry.pop("columns", 0)
+        if kind not in KINDS:
+            raise ValueError(f"operator {i} is {kind!r}; this program knows {', '.join(KINDS)}")
+        types = _described(KINDS[kind])
+        if not entry.keys() <= types.keys():
+            raise ValueError(f"operator {i} ({kind}) has fields that it should not have")
+        for name, value in entry.items():
+            if not _alike(value, types[name]):
+                raise ValueError(f"operator {i} ({kind}): {name} is none")
+        if type(columns) is not int or not 0 <= columns <= MAX_WEIGHTS:
             raise ValueError(f"operator {i} has {columns} columns")
-        if op.kind != "pool":
-            op.bias = _tensor(tensors, f"{i}.bias", np.float32)
+        op = KINDS[kind](**entry)
+        for name, dtype in op.ARRAYS.items():
+            if name != "weight":
+                setattr(op, name, _tensor(tensors, f"{i}.{name}", dtype))
+        if "weight" in op.ARRAYS:
             # For `shapes`, which refuses what does not fit before a matrix is made of it.
             op.weight = np.broadcast_to(np.float32(0), (len(op.bias), columns))
         operators.append(op)
-    model = Model(tuple(described["input_shape"]), operators)
+    outputs = described["outputs"]
+    if not _alike(outputs, [0]):
+        raise ValueError("its outputs are none")
+    model = Model(tuple(described["input_shape"]), operators, outputs)
     shapes(model)
     for i, op in enumerate(operators):
-        if op.kind != "pool":
+        if "weight" in op.ARRAYS:
             values = _tensor(tensors, f"{i}.values", np.float32)
             form = "bitmap" if f"{i}.bitmap" in tensors else "gaps"
             places = {form: _tensor(tensors, f"{i}.{form}", np.uint8)}
             op.weight = decode(values, *op.weight.shape, **places)
     return model
+
+
+def _alike(value, example) -> bool:
+    """Whether it has the same type; of a list, every element that of the example's first."""
+    if isinstance(example, list):
+        return type(value) is list and all(_alike(part, example[0]) for part in value)
+    return type(value) is type(example)
 
 
 def _tensor(tensors: dict[str, np.ndarray], name: str, dtype) -> np.ndarray:

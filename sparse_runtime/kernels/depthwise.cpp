@@ -1,25 +1,26 @@
-// Depthwise 3x3, padding 1, of the pixels of a tile.
-#include "layer.h"
+// Depthwise convolutions: of the pixels of a tile, or of all.
+#include <algorithm>
+
+#include "convolution.h"
 
 namespace {
 
-// Each of the three rows is loaded once a vector; its left and right neighbours are shifted out of
-// the vectors around it.
-void stride_1(const Layer& layer, int vectors, int64_t start, int first, int last, float* tile) {
-  const int width = layer.in_width;
-  const Neighbours* there = layer.neighbours + start / LANES;
-  const Vec low = broadcast(layer.depthwise_relu ? 0.0f : -__builtin_inff());
+// 3x3, stride 1, padding 1. Each of the three rows is loaded once a vector; its left and right
+// neighbours are shifted out of the vectors around it.
+void stride_1(const Depthwise& op, int vectors, int64_t start, int first, int last, float* tile) {
+  const int width = op.in.width;
+  const Neighbours* there = op.neighbours + start / LANES;
   for (int c = first; c < last; c++) {
-    const float* in = layer.in + c * layer.in_channel_stride + start;
+    const float* in = op.in.channel(c) + start;
     Vec weight[9], before_[3], here[3];
-    for (int k = 0; k < 9; k++) weight[k] = broadcast(layer.depthwise_weights[c * 9 + k]);
+    for (int k = 0; k < 9; k++) weight[k] = broadcast(op.weights[c * 9 + k]);
     before_[0] = load(in - width - LANES, start ? there[-1].above : Mask(0));
     before_[1] = load(in - LANES);
     before_[2] = load(in + width - LANES, start ? there[-1].below : Mask(0));
     here[0] = load(in - width, there[0].above);
     here[1] = load(in);
     here[2] = load(in + width, there[0].below);
-    const Vec bias = broadcast(layer.depthwise_bias[c]);
+    const Vec bias = broadcast(op.bias[c]);
     for (int v = 0; v < vectors; v++, in += LANES, tile += LANES) {
       const Neighbours &now = there[v], &soon = there[v + 1];
       const Vec next[3] = {load(in - width + LANES, soon.above), load(in + LANES),
@@ -34,36 +35,37 @@ void stride_1(const Layer& layer, int vectors, int64_t start, int first, int las
         before_[y] = here[y], here[y] = next[y];
       }
       sum = add(sum, add(masked(left, now.left), masked(right, now.right)));
-      store(tile, max(low, sum));
+      store(tile, activate(op.activation, sum));
     }
   }
 }
 
-void stride_2(const Layer& layer, int vectors, int64_t start, int first, int last, float* tile) {
-  const int width = layer.in_width;
-  const Runs runs(layer, vectors, start);
-  const Vec low = broadcast(layer.depthwise_relu ? 0.0f : -__builtin_inff());
+// Any window. STRIDE 0: any.
+template <int STRIDE, int KERNEL>
+void any(const Depthwise& op, int vectors, int64_t start, int first, int last, float* tile) {
+  const Tensor& in = op.in;
+  const Window& window = op.window;
+  const Runs runs(in, op.out, window, vectors, start);
+  const int stride = STRIDE ? STRIDE : window.stride_width;
+  const int height = KERNEL ? KERNEL : window.kernel_height;
+  const int width = KERNEL ? KERNEL : window.kernel_width;
+  const Vec zero = broadcast(0);
   for (int c = first; c < last; c++) {
-    Vec weight[9];
-    for (int k = 0; k < 9; k++) weight[k] = broadcast(layer.depthwise_weights[c * 9 + k]);
-    const Vec bias = broadcast(layer.depthwise_bias[c]);
+    const float* weights = op.weights + (int64_t)c * height * width;
     for (const Run& run : runs) {
-      const float* in = layer.in + c * layer.in_channel_stride + run.in;
       // The last vector of a run may reach into the next one, which comes later.
-      for (int x = run.x; x < run.x + run.count; x += LANES) {
-        const Mask left = x == 0 ? ALL - 1 : ALL, right = first_lanes((width - 2 * x) / 2);
-        Vec sum = bias;
-#pragma GCC unroll 3
-        for (int k = 0; k < 3; k++) {
-          if (run.row + k < 0 || run.row + k >= layer.in_height) continue;
-          const float* p = in + k * width + 2 * x;
-          Vec here, behind;
-          load_pairs(p, here, behind);
-          sum = multiply_add(weight[k * 3], masked(before(broadcast(p[-1]), behind), left), sum);
-          sum = multiply_add(weight[k * 3 + 1], here, sum);
-          sum = multiply_add(weight[k * 3 + 2], masked(behind, right), sum);
+      for (int i = 0; i < run.count; i += LANES) {
+        Vec sum = broadcast(op.bias[c]);
+        for (int y = 0; y < height; y++) {
+          if (run.row + y < 0 || run.row + y >= in.height) continue;
+          const float* row = in.channel(c) + run.in + (int64_t)y * in.width;
+          for (int x = 0; x < width; x++)
+            sum = multiply_add(
+                broadcast(weights[y * width + x]),
+                row_values(row, (run.x + i) * stride + x - window.left, in.width, stride, zero),
+                sum);
         }
-        store(tile + (x - run.x), max(low, sum));
+        store(tile + i, activate(op.activation, sum));
       }
       tile += run.count;
     }
@@ -73,6 +75,25 @@ void stride_2(const Layer& layer, int vectors, int64_t start, int first, int las
 
 }  // namespace
 
-void depthwise(const Layer& layer, int vectors, int64_t start, int first, int last, float* tile) {
-  (layer.stride == 1 ? stride_1 : stride_2)(layer, vectors, start, first, last, tile);
+void depthwise_tile(const Depthwise& op, int vectors, int64_t start, int first, int last,
+                    float* tile) {
+  const Window& window = op.window;
+  const int stride = window.stride_width, kernel = window.kernel_width;
+  const bool square = window.kernel_height == kernel;
+  const auto compute = op.neighbours                          ? stride_1
+                       : stride == 1 && square && kernel == 3 ? any<1, 3>
+                       : stride == 1 && square && kernel == 5 ? any<1, 5>
+                       : stride == 2 && square && kernel == 3 ? any<2, 3>
+                       : stride == 2 && square && kernel == 5 ? any<2, 5>
+                                                              : any<0, 0>;
+  compute(op, vectors, start, first, last, tile);
+}
+
+extern "C" void depthwise(const void* of, const Part& part) {
+  const Depthwise& op = *static_cast<const Depthwise*>(of);
+  const int64_t vectors = (op.out.pixels() + LANES - 1) / LANES;
+  for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++)
+    for (int64_t v = 0; v < vectors; v += MAX_VECTORS)
+      depthwise_tile(op, std::min<int64_t>(MAX_VECTORS, vectors - v), v * LANES, c, c + 1,
+                     op.out.channel(c) + v * LANES);
 }

@@ -1,4 +1,4 @@
-// Runs layers one after another on threads of its own; each has a fixed part of every layer.
+// Runs tasks one after another on threads of its own; each has a fixed part of every task.
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -8,40 +8,9 @@
 #include <thread>
 #include <vector>
 
-#include "layer.h"
+#include "step.h"
 
 namespace {
-
-// What a thread does of a layer: all rows of some pixels, or some rows of them.
-void work(const Layer& layer, int thread, int threads, float* tile) {
-  if (layer.kind == POOL) {
-    pool(layer, (int64_t)layer.in_channels * thread / threads,
-         (int64_t)layer.in_channels * (thread + 1) / threads);
-    return;
-  }
-  const auto produce = layer.kind == DEPTHWISE ? depthwise
-                       : layer.kind == PATCHES ? patches
-                                               : copy_pixels;
-  const int64_t pixels = (int64_t)layer.batch * layer.out_height * layer.out_width;
-  const int64_t vectors = (pixels + layer.lanes - 1) / layer.lanes;
-  const int group = thread % layer.groups, part = thread / layer.groups;
-  const int parts = threads / layer.groups;
-  const int first_chunk = (int64_t)layer.chunks * group / layer.groups;
-  const int last_chunk = (int64_t)layer.chunks * (group + 1) / layer.groups;
-  const int64_t first = vectors * part / parts, last = vectors * (part + 1) / parts;
-  const int64_t tiles = (last - first + layer.vectors - 1) / layer.vectors;
-  for (int64_t t = 0; t < tiles; t++) {
-    const int64_t from = first + (last - first) * t / tiles;
-    const int count = first + (last - first) * (t + 1) / tiles - from;
-    const int64_t start = from * layer.lanes;
-    for (int block = 0; block * layer.block_rows < layer.tile_rows; block++) {
-      const int begin = block * layer.block_rows;
-      const int end = std::min(begin + layer.block_rows, layer.tile_rows);
-      produce(layer, count, start, begin, end, tile);
-      multiply(layer, count, start, block, first_chunk, last_chunk, tile);
-    }
-  }
-}
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -80,7 +49,7 @@ struct Freed {
 
 class Threads {
  public:
-  explicit Threads(int count) : count_(count), barrier_(count), tiles_(count) {
+  explicit Threads(int count) : count_(count), barrier_(count), scratch_(count) {
     try {
       for (int t = 1; t < count; t++) others_.emplace_back([this, t] { follow(t); });
     } catch (...) {
@@ -91,16 +60,14 @@ class Threads {
 
   ~Threads() { end(); }
 
-  void run(const Layer* layers, int number) {
-    size_t size = 0;
-    for (int i = 0; i < number; i++)
-      size = std::max(size, (size_t)layers[i].block_rows * layers[i].vectors * LANES + LANES);
-    if (size > size_) {
-      for (auto& tile : tiles_) tile.reset(new (LINE) float[size]);
-      size_ = size;
+  // scratch: floats that each thread has for itself.
+  void run(const Task* tasks, int number, size_t scratch) {
+    if (scratch > size_) {
+      for (auto& own : scratch_) own.reset(new (LINE) float[scratch]);
+      size_ = scratch;
     }
     number_ = number;
-    tell(layers);
+    tell(tasks);
     go(0);
   }
 
@@ -110,10 +77,10 @@ class Threads {
     for (auto& other : others_) other.join();
   }
 
-  void tell(const Layer* layers) {
+  void tell(const Task* tasks) {
     {
       std::lock_guard<std::mutex> guard(lock_);
-      layers_ = layers;
+      tasks_ = tasks;
       round_.fetch_add(1, std::memory_order_release);
     }
     begin_.notify_all();
@@ -127,27 +94,28 @@ class Threads {
         begin_.wait(guard, [&] { return round_.load(std::memory_order_relaxed) != seen; });
       }
       seen++;
-      if (layers_ == nullptr) return;
+      if (tasks_ == nullptr) return;
       go(thread);
     }
   }
 
   void go(int thread) {
-    const Layer* layers = layers_;
+    const Task* tasks = tasks_;
     for (int i = 0, number = number_; i < number; i++) {
-      work(layers[i], thread, count_, tiles_[thread].get());
-      barrier_.wait();
+      const Task& task = tasks[i];
+      task.run(task.op, {thread, count_, scratch_[thread].get()});
+      if (task.wait) barrier_.wait();
     }
   }
 
   const int count_;
   Barrier barrier_;
-  std::vector<std::unique_ptr<float[], Freed>> tiles_;
+  std::vector<std::unique_ptr<float[], Freed>> scratch_;
   size_t size_ = 0;
   std::vector<std::thread> others_;
   std::mutex lock_;
   std::condition_variable begin_;
-  const Layer* layers_ = nullptr;
+  const Task* tasks_ = nullptr;
   int number_ = 0;
   std::atomic<unsigned> round_{0};
 };
@@ -160,12 +128,6 @@ int lanes() { return LANES; }
 
 int max_vectors() { return MAX_VECTORS; }
 
-int layer_size() { return sizeof(Layer); }
-
-int pair_size() { return sizeof(Pair); }
-
-int chunk() { return CHUNK; }
-
 // Null where the threads could not be started.
 void* start_threads(int count) {
   try {
@@ -177,10 +139,10 @@ void* start_threads(int count) {
 
 void end_threads(void* threads) { delete static_cast<Threads*>(threads); }
 
-// False where there was no memory for the tiles.
-bool run(void* threads, const Layer* layers, int number) {
+// False where there was no memory for what threads have for themselves.
+bool run(void* threads, const Task* tasks, int number, size_t scratch) {
   try {
-    static_cast<Threads*>(threads)->run(layers, number);
+    static_cast<Threads*>(threads)->run(tasks, number, scratch);
     return true;
   } catch (...) {
     return false;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -23,7 +24,11 @@ inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+// a where the mask is set, b elsewhere.
+inline Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_ps(b.v, mask, a.v)}; }
 
 // The vector one float before b's first, where a holds what lies before b; and one behind a's.
 inline Vec before(Vec a, Vec b) {
@@ -45,6 +50,13 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
 
 inline Vec masked(Vec a, Mask mask) { return {_mm512_maskz_mov_ps(mask, a.v)}; }
 
+// Four floats, and one of them in all lanes: this way four weights take one load.
+inline Vec load_four(const float* p) { return {_mm512_broadcast_f32x4(_mm_loadu_ps(p))}; }
+template <int I>
+inline Vec one_of(Vec four) {
+  return {_mm512_permute_ps(four.v, I * 0x55)};
+}
+
 #elif defined(__AVX2__)
 
 constexpr int LANES = 8, REGISTERS = 16;
@@ -64,7 +76,12 @@ inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec multiply(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec select(Mask mask, Vec a, Vec b) {
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(lanes(mask)))};
+}
 inline Vec before(Vec a, Vec b) {
   const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
   return {_mm256_castsi256_ps(_mm256_alignr_epi8(b_, _mm256_permute2x128_si256(a_, b_, 0x21), 12))};
@@ -82,6 +99,14 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
   const __m256d o = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0xdd));
   even.v = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
   odd.v = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
+}
+
+inline Vec load_four(const float* p) {
+  return {_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p))};
+}
+template <int I>
+inline Vec one_of(Vec four) {
+  return {_mm256_permute_ps(four.v, I * 0x55)};
 }
 
 #else
@@ -117,8 +142,17 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) {
 inline Vec add(Vec a, Vec b) {
   return each([&](int i) { return a.v[i] + b.v[i]; });
 }
+inline Vec multiply(Vec a, Vec b) {
+  return each([&](int i) { return a.v[i] * b.v[i]; });
+}
 inline Vec max(Vec a, Vec b) {
   return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Vec min(Vec a, Vec b) {
+  return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Vec select(Mask mask, Vec a, Vec b) {
+  return each([&](int i) { return mask >> i & 1 ? a.v[i] : b.v[i]; });
 }
 inline Vec before(Vec a, Vec b) {
   return each([&](int i) { return i == 0 ? a.v[LANES - 1] : b.v[i - 1]; });
@@ -134,6 +168,12 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
   odd = each([&](int i) { return p[2 * i + 1]; });
 }
 
+inline Vec load_four(const float* p) { return load(p); }
+template <int I>
+inline Vec one_of(Vec four) {
+  return broadcast(four.v[I]);
+}
+
 #endif
 
 constexpr Mask ALL = (1u << LANES) - 1;
@@ -142,8 +182,42 @@ inline Mask first_lanes(int count) {
   return count <= 0 ? 0 : count >= LANES ? ALL : (1 << count) - 1;
 }
 
+// Of a tile: sums of that many, a weight, four weights and what else a loop needs have to fit the
+// registers.
+constexpr int MAX_VECTORS = REGISTERS - 4;
+
 // A single float in the place of a vector.
 inline void store(float* p, float a) { *p = a; }
 inline float multiply_add(float a, float b, float c) { return a * b + c; }
 inline float add(float a, float b) { return a + b; }
+inline float multiply(float a, float b) { return a * b; }
 inline float max(float a, float b) { return a > b ? a : b; }
+inline float min(float a, float b) { return a < b ? a : b; }
+
+template <class T>
+constexpr int LANES_OF = sizeof(T) / sizeof(float);
+
+template <class T>
+inline T broadcast_as(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return x;
+  else
+    return broadcast(x);
+}
+
+// Of the four floats at p, which load_four() loaded.
+template <class T, int I>
+inline T one_of_as(const float* p, Vec four) {
+  if constexpr (std::is_same_v<T, float>)
+    return p[I];
+  else
+    return one_of<I>(four);
+}
+
+template <class T>
+inline T load_as(const float* p) {
+  if constexpr (std::is_same_v<T, float>)
+    return *p;
+  else
+    return load(p);
+}

@@ -1,0 +1,54 @@
+// Cuts a convolution into tiles of pixels, and a tile into blocks of rows that fit a cache.
+#include "convolution.h"
+
+#include <algorithm>
+
+namespace {
+
+void copy_pixels(const Convolution& op, int vectors, int64_t start, int first, int last,
+                 float* tile) {
+  for (int c = first; c < last; c++, tile += vectors * op.lanes) {
+    const float* in = op.in.channel(c) + start;
+    std::copy(in, in + vectors * op.lanes, tile);
+  }
+}
+
+void produce(const Convolution& op, int vectors, int64_t start, int first, int last, float* tile) {
+  switch (op.producer) {
+    case DEPTHWISE:
+      return depthwise_tile(*op.before, vectors, start, first, last, tile);
+    case PATCHES:
+      return patches(op, vectors, start, first, last, tile);
+    default:
+      return copy_pixels(op, vectors, start, first, last, tile);
+  }
+}
+
+}  // namespace
+
+// A thread has all rows of some pixels, or some rows of them.
+extern "C" void convolution(const void* of, const Part& part) {
+  const Convolution& op = *static_cast<const Convolution*>(of);
+  const Matrix& matrix = *op.matrix;
+  const auto multiply = matrix.dense ? multiply_dense : multiply_sparse;
+  const int group = part.thread % op.groups, share = part.thread / op.groups;
+  const int shares = part.threads / op.groups;
+  const int first_chunk = (int64_t)matrix.chunks() * group / op.groups;
+  const int last_chunk = (int64_t)matrix.chunks() * (group + 1) / op.groups;
+  const int64_t all = (op.out.pixels() + op.lanes - 1) / op.lanes;
+  const int64_t first = all * share / shares, last = all * (share + 1) / shares;
+  const int64_t tiles = (last - first + op.vectors - 1) / op.vectors;
+  for (int64_t t = 0; t < tiles; t++) {
+    const int64_t begin = first + (last - first) * t / tiles;
+    const int count = first + (last - first) * (t + 1) / tiles - begin;
+    Tile tile = {part.scratch, count * op.lanes, count, begin * op.lanes};
+    for (int row = 0, block = 0; row < matrix.columns; row += matrix.block_columns, block++) {
+      const int end = std::min(row + matrix.block_columns, matrix.columns);
+      if (op.producer == DIRECT)
+        tile.pixels = op.in.channel(row) + tile.start, tile.stride = op.in.stride;
+      else
+        produce(op, count, tile.start, row, end, part.scratch);
+      for (int chunk = first_chunk; chunk < last_chunk; chunk++) multiply(op, tile, block, chunk);
+    }
+  }
+}
