@@ -147,7 +147,7 @@ def limit(model: Model, batch: int, rates: dict[str, float]) -> float:
     shapes = model_file.shapes(model)
     multiply_adds, moved = 0, np.prod(shapes[0])
     for op, (channels, height, width) in zip(model.operators, shapes[1:]):
-        if op.weight is None:
+        if "weight" not in op.ARRAYS:
             continue
         multiply_adds += np.count_nonzero(op.weight) * height * width
         if op.kind != "depthwise":

@@ -94,13 +94,7 @@ def start_sparse(folder: Path, images: np.ndarray, threads: int, instruction_set
     import sparse_runtime
 
     path = next(folder.glob("*.safetensors"))
-    network = sparse_runtime.Network(path, len(images), threads, instruction_set)
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        outputs = network(images)
-        return outputs if isinstance(outputs, (list, tuple)) else [outputs]
-
-    return run
+    return sparse_runtime.Network(path, len(images), threads, instruction_set)
 
 
 START = {

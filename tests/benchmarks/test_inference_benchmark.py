@@ -15,7 +15,8 @@ from benchmarks.inference import compare as inference
 from benchmarks.inference import networks, runtime
 from benchmarks.inference.tables import NOTE, about, read_records, report, tables
 from sparse_runtime import build
-from sparse_runtime.model_file import Model, Operator
+from sparse_runtime.model_file import Model
+from sparse_runtime.operators import Add, Convolution, Depthwise, Mean
 from unstructured_pruner import sparsity
 
 RESULTS = ROOT / "benchmarks" / "inference"
@@ -175,11 +176,13 @@ def test_the_limit_counts_what_is_left_and_what_has_to_leave_the_cores():
     sparse = np.float32([[0, 0], [1, 1], [1, 1], [1, 1]])
     ones = np.ones(4, np.float32)
     model = Model((3, 8, 8), [
-        Operator("convolution", [0], np.ones((2, 3)), ones[:2]),
-        Operator("depthwise", [1], np.ones((2, 9)), ones[:2], kernel=3, stride=2, padding=1),
-        Operator("convolution", [2], sparse, ones),
-        Operator("pool", [3]),
-    ])  # fmt: skip
+        Convolution([0], weight=np.ones((2, 3)), bias=ones[:2]),
+        Depthwise([1], kernel=[3, 3], stride=[2, 2], padding=[1, 1, 1, 1],
+                  weight=np.ones((2, 9)), bias=ones[:2]),
+        Convolution([2], weight=sparse, bias=ones),
+        Add([3, 3]),
+        Mean([4]),
+    ], [5])  # fmt: skip
     rates = {"multiply_adds": 1, "copied_bytes": float("inf")}
     assert inference.limit(model, 5, rates) == 5 * (6 * 64 + 18 * 16 + 6 * 16)
     rates = {"multiply_adds": float("inf"), "copied_bytes": 1}
