@@ -39,6 +39,7 @@ import paddle
 import runtimes
 from runtimes import cost
 from tasks.lines import warn
+from tasks.yolov3 import Upsampling
 from training import checkpoint, folders, train_state
 from training.process import command
 from training.tables import cpu_name, markdown
@@ -62,12 +63,23 @@ class Leaky(paddle.nn.Layer):
         return paddle.maximum(x, self.slope * x)
 
 
-def without_leaky_relu(model) -> None:
-    """paddle2onnx 2.1 loses its slope, and Paddle Inference 3.3 with oneDNN crashes on it."""
+class Copies(paddle.nn.Layer):
+    """An Upsampling, of copies."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        channels, height, width = x.shape[1:]
+        x = x.reshape([-1, channels, height, 1, width, 1])
+        return x.expand([-1, -1, -1, 2, -1, 2]).reshape([-1, channels, 2 * height, 2 * width])
+
+
+def make_fit_for_onednn(model) -> None:
+    """Paddle Inference 3.3 with oneDNN crashes on LeakyReLU and does not take interpolate()."""
     for parent in model.sublayers(include_self=True):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, paddle.nn.LeakyReLU):
                 setattr(parent, name, Leaky(layer._negative_slope))
+            elif isinstance(layer, Upsampling):
+                setattr(parent, name, Copies())
 
 
 def jit_save(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
@@ -77,16 +89,11 @@ def jit_save(model, shape: tuple[int, ...], folder: Path, batch: int | None = No
 
 
 def save_paddle(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
-    without_leaky_relu(model)
+    make_fit_for_onednn(model)
     jit_save(model, shape, folder, batch)
 
 
-def save_onnx(model, shape: tuple[int, ...], folder: Path) -> None:
-    without_leaky_relu(model)
-    convert(model, shape, folder)
-
-
-def convert(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
+def save_onnx(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
     with tempfile.TemporaryDirectory() as inside:
         jit_save(model, shape, Path(inside), batch)
         program = next(p for p in os.listdir(inside) if p.endswith((".json", ".pdmodel")))
@@ -103,11 +110,32 @@ def convert(model, shape: tuple[int, ...], folder: Path, batch: int | None = Non
         why = (errors or lines or [f"status {done.returncode}"])[-1]
         hint = '; pip install ".[export]"' if "No module named" in why else ""
         raise ValueError(f"paddle2onnx could not convert the network: {why}{hint}")
+    restore_slopes(folder / runtimes.ONNX, model, shape)
+
+
+@paddle.no_grad()
+def restore_slopes(path: Path, model, shape: tuple[int, ...]) -> None:
+    """For LeakyReLU paddle2onnx 2.1 writes one operator, as it should, but with a slope of 0."""
+    layers = [x for x in model.sublayers(include_self=True) if isinstance(x, paddle.nn.LeakyReLU)]
+    if not layers:
+        return
+    import onnx
+
+    called = []  # in this order they stand in the file
+    hooks = [layer.register_forward_post_hook(lambda x, *_: called.append(x)) for layer in layers]
+    model(paddle.zeros([1, *shape]))
+    for hook in hooks:
+        hook.remove()
+    written = onnx.load(path)
+    nodes = [node for node in written.graph.node if node.op_type == "LeakyRelu"]
+    for node, layer in zip(nodes, called):
+        node.attribute[0].f = layer._negative_slope
+    onnx.save(written, path)
 
 
 def save_sparse(model, shape: tuple[int, ...], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as inside:
-        convert(model, shape, Path(inside), batch=1)
+        save_onnx(model, shape, Path(inside), batch=1)
         import onnx
 
         from sparse_runtime import from_onnx, model_file

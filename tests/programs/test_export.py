@@ -282,6 +282,27 @@ def test_a_detector_is_exported_up_to_its_heads(voc_dir, tmp_path, capsys):
     assert "the sparse runtime has no operator LeakyRelu" in message
 
 
+class TwoSlopes(paddle.nn.Layer):
+    """The LeakyReLU that is called first was made last."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.first = paddle.nn.LeakyReLU(0.3), paddle.nn.LeakyReLU(0.1)
+        self.conv = paddle.nn.Conv2D(3, 4, 1)
+
+    def forward(self, x):
+        return self.second(self.conv(self.first(x)))
+
+
+def test_a_leaky_relu_is_one_operator_of_onnx_with_its_slope(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    export.save_onnx(TwoSlopes(), (3, 8, 8), tmp_path)
+    nodes = onnx.load(tmp_path / runtimes.ONNX).graph.node
+    assert not {node.op_type for node in nodes} & {"Mul", "Max"}
+    slopes = [node.attribute[0].f for node in nodes if node.op_type == "LeakyRelu"]
+    assert slopes == pytest.approx([0.1, 0.3])
+
+
 @pytest.mark.parametrize(("model", "operator"), [("mobilenet_v2", "Clip"), ("resnet18", "MaxPool")])
 def test_an_operator_the_runtime_lacks_is_named(model, operator, tmp_path, capsys):
     network = getattr(paddle.vision.models, model)(num_classes=10)
