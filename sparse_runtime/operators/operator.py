@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -56,9 +55,8 @@ class Step:
     output: Tensor
     scratch: int = 0  # floats that each thread needs
     wait: bool = True  # whether the next step needs the result
-    # Ways to compute it whose results differ by rounding at most, to choose the quickest of.
-    ways: list = field(default_factory=list)
-    choose: Callable = None  # of a way: takes it from now on
+    # Of a convolution: the ways to compute it (convolution.Ways), to choose the quickest of.
+    ways: object = None
     kept: list = field(default_factory=list)  # what `op` points to
 
 
@@ -69,13 +67,11 @@ class Context:
         self.library, self.threads = library, threads
         self.lanes, self.max_vectors = library.lanes(), library.max_vectors()
         self.kept = []  # what steps point to
-        self.bytes = 0
 
     def pointer(self, array: np.ndarray, dtype=np.float32) -> int:
         """The address of a copy of it that is kept."""
         array = np.ascontiguousarray(array, dtype)
         self.kept.append(array)
-        self.bytes += array.nbytes
         return array.ctypes.data
 
 
