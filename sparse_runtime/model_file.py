@@ -145,11 +145,13 @@ def write(model: Model, path) -> None:
                     tensors[f"{i}.{part}"] = np.ascontiguousarray(coded)
             else:
                 tensors[f"{i}.{name}"] = np.ascontiguousarray(array)
-    network = json.dumps({
-        "input_shape": list(model.input_shape),
-        "operators": described,
-        "outputs": model.outputs,
-    })
+    network = json.dumps(
+        {
+            "input_shape": list(model.input_shape),
+            "operators": described,
+            "outputs": model.outputs,
+        }
+    )
     metadata = {"format": FORMAT, "version": str(VERSION), "network": network}
     metadata["sha256"] = _digest(metadata, tensors)
     Path(path).write_bytes(save(tensors, metadata))

@@ -104,6 +104,38 @@ void flat(const Depthwise& op, int64_t start, int64_t end, int64_t channel, floa
   }
 }
 
+// 3x3 with stride 2 and padding 1: the middle column of a window and the right one are the even and
+// the odd floats of a row, the left one is the right one of the window before.
+void halved(const Depthwise& op, int64_t start, int64_t end, int64_t channel, float* to) {
+  const Tensor& in = op.in;
+  Vec weights[9];
+  for (int k = 0; k < 9; k++) weights[k] = broadcast(op.weights[channel * 9 + k]);
+  const Vec bias = broadcast(op.bias[channel]);
+  pieces(op.out, start, end, [&](const Piece& piece) {
+    const float* picture = in.channel(channel) + piece.picture * in.height * in.width;
+    piece.rows(op.out.width, [&](int y, int first, int count, int64_t offset) {
+      const float* rows = picture + (int64_t)(2 * y - 1) * in.width;
+      // The last vector of a row may reach into the next one, which comes later.
+      for (int x = first; x < first + count; x += LANES) {
+        const Mask left = x == 0 ? ALL - 1 : ALL, right = first_lanes((in.width - 2 * x) / 2);
+        Vec sum = bias;
+#pragma GCC unroll 3
+        for (int k = 0; k < 3; k++) {
+          if (2 * y - 1 + k < 0 || 2 * y - 1 + k >= in.height) continue;
+          const float* p = rows + k * in.width + 2 * x;
+          Vec middle, odd;
+          load_pairs(p, middle, odd);
+          const Vec before = shifted_in(broadcast(p[-1]), odd);
+          sum = multiply_add(weights[k * 3], masked(before, left), sum);
+          sum = multiply_add(weights[k * 3 + 1], middle, sum);
+          sum = multiply_add(weights[k * 3 + 2], masked(odd, right), sum);
+        }
+        store(to + offset + (x - first), activate(op.activation, sum));
+      }
+    });
+  });
+}
+
 using PieceOf = void (*)(const Depthwise&, const Piece&, const Rows&, int64_t, float*);
 
 PieceOf choose(const Window& w) {
@@ -117,24 +149,24 @@ PieceOf choose(const Window& w) {
 
 }  // namespace
 
-void depthwise_pixels(const Depthwise& op, int64_t start, int64_t end, int64_t first, int64_t last,
-                      float* scratch, float* to, int64_t stride) {
-  if (op.neighbours) {
-    for (int64_t c = first; c < last; c++, to += stride) flat(op, start, end, c, to);
-    return;
-  }
-  const PieceOf piece_of = choose(op.window);
-  pieces(op.out, start, end, [&](const Piece& piece) {
-    Rows rows(op.window, op.in, op.out, piece, scratch, op.rows_size);
-    rows.each(first, last, 0,
-              [&](int64_t c) { piece_of(op, piece, rows, c, to + (c - first) * stride); });
-  });
+void depthwise_tile(const Depthwise& op, const Tile& tile, int first, int last, float* to) {
+  const int64_t end = std::min(tile.start + tile.vectors * LANES, op.out.pixels());
+  const auto compute = op.window.stride_width == 1 ? flat : halved;
+  for (int c = first; c < last; c++, to += tile.stride) compute(op, tile.start, end, c, to);
 }
 
 extern "C" void depthwise(const void* of, const Part& part) {
   const Depthwise& op = *static_cast<const Depthwise*>(of);
   const int64_t first = part.begin(op.out.channels), last = part.end(op.out.channels);
+  if (op.neighbours) {
+    for (int64_t c = first; c < last; c++) flat(op, 0, op.out.pixels(), c, op.out.channel(c));
+    return;
+  }
+  const PieceOf piece_of = choose(op.window);
   for (int64_t start = 0; start < op.out.pixels(); start += op.strip)
-    depthwise_pixels(op, start, std::min(start + op.strip, op.out.pixels()), first, last,
-                     part.scratch, op.out.channel(first) + start, op.out.stride);
+    pieces(op.out, start, std::min(start + op.strip, op.out.pixels()), [&](const Piece& piece) {
+      Rows rows(op.window, op.in, op.out, piece, part.scratch, op.rows_size);
+      rows.each(first, last, 0,
+                [&](int64_t c) { piece_of(op, piece, rows, c, op.out.channel(c) + start); });
+    });
 }

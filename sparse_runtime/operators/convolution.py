@@ -9,7 +9,15 @@ from typing import ClassVar
 import numpy as np
 
 from .operator import (
-    Activated, Activation, Context, Shape, Step, Tensor, Window, Windowed, check_array,
+    Activated,
+    Activation,
+    Context,
+    Shape,
+    Step,
+    Tensor,
+    Window,
+    Windowed,
+    check_array,
     rows_size,
 )  # fmt: skip
 
@@ -19,7 +27,6 @@ MAX_BLOCK = (1 << 16) - 1  # columns or rows of a matrix in a block
 # With fewer zeros a matrix is surely quicker in its dense form, with more in its sparse one.
 MIN_ZEROS, MAX_ZEROS = 0.1, 0.7
 STRIP_ROWS = 8  # of a channel of a depthwise convolution, computed at once
-MAX_STRIP = 192 << 10  # bytes of a strip of all channels of one: leaves half of an L2 cache
 NARROW = 6  # vectors of a tile
 MAX_TILE = 24 << 10  # bytes of a block of a tile: leaves room for weights in an L1 cache of 32 KB
 
@@ -55,6 +62,7 @@ class ConvolutionFields(ctypes.Structure):
         ("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p),
         *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups")],
     )  # fmt: skip
+
 
 MAX_CHANNELS = (1 << 16) - 1
 
@@ -94,7 +102,8 @@ class Convolution(Windowed, Activated):
             rows = slice(group * count, (group + 1) * count)
             op = ConvolutionFields(
                 inputs[0].part(group * of, of), output.part(group * count, count),
-                window=self.window_fields(), activation=(node.activation or self).activation_fields(),
+                window=self.window_fields(),
+                activation=(node.activation or self).activation_fields(),
                 bias=context.pointer(self.bias[rows]), lanes=context.lanes,
             )  # fmt: skip
             if len(inputs) > 1:
@@ -107,11 +116,6 @@ class Convolution(Windowed, Activated):
                 op.producer = DEPTHWISE
                 between = Tensor(0, 0, output.pictures, of, output.height, output.width)
                 op.before = ctypes.pointer(node.depthwise.fields(inputs[0], between, context))
-                before = op.before.contents
-                before.strip = _strip(of, output, context.lanes)
-                op.rows_size = before.rows_size = rows_size(
-                    before.window, output, before.strip, context.lanes
-                )
             step = Step("convolution", op, output, wait=group == self.groups - 1)
             steps.append(step)
         ways = Ways(steps, self.weight, context)
@@ -167,10 +171,7 @@ class Ways:
             op.matrix, op.vectors = ctypes.pointer(kept[0]), width
             pixels, lanes = width * op.lanes, self.context.lanes
             made = self.block * (pixels + lanes)
-            if op.producer == DEPTHWISE:
-                strip = min(op.before.contents.strip, _round_up(op.out.pixels, op.lanes))
-                made = kept[0].columns * (strip + lanes)
-            elif op.producer == PATCHES:
+            if op.producer == PATCHES:
                 op.rows_size = rows_size(op.window, op.out, pixels, lanes)
             step.scratch = op.rows_size + made + 2 * lanes
 
@@ -215,12 +216,6 @@ def _encode_dense(weight: np.ndarray, block: int) -> np.ndarray:
     return np.concatenate([part.swapaxes(1, 2).ravel() for part in parts])
 
 
-def _strip(channels: int, output: Tensor, lanes: int) -> int:
-    """Pixels of a depthwise convolution's result that are kept in an L2 cache at once."""
-    rows = max(1, MAX_STRIP // (4 * channels * output.width))
-    return _round_up(rows * output.width, lanes)
-
-
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
@@ -241,6 +236,11 @@ class Depthwise(Windowed, Activated):
         check_array("weight", self.weight, channels, self.kernel[0] * self.kernel[1])
         check_array("bias", self.bias, channels)
         return channels, *size
+
+    def fits_a_tile(self) -> bool:
+        """Whether it can be computed on the way into a convolution of 1x1."""
+        equal = self.stride in ([1, 1], [2, 2])
+        return self.kernel == [3, 3] and self.padding == [1] * 4 and equal
 
     def fields(self, input: Tensor, output: Tensor, context: Context) -> DepthwiseFields:
         op = DepthwiseFields(
