@@ -17,6 +17,7 @@ void piece_of(const Depthwise& op, const Piece& piece, const Rows& rows, int64_t
   const Vec bias = broadcast(op.bias[channel]);
   Vec kept[KERNEL == 3 ? 9 : 1];  // as many as fit the registers
   if (KERNEL == 3)
+#pragma GCC unroll 9
     for (int k = 0; k < 9; k++) kept[k] = broadcast(weights[k]);
   const int64_t pitch = rows.pitch(), phase = rows.phase();
 
@@ -67,6 +68,7 @@ void flat(const Depthwise& op, int64_t start, int64_t end, int64_t channel, floa
   const int64_t width = op.in.width;
   const float* in = op.in.channel(channel) + start;
   Vec weights[9];
+#pragma GCC unroll 9
   for (int k = 0; k < 9; k++) weights[k] = broadcast(op.weights[channel * 9 + k]);
   const Vec bias = broadcast(op.bias[channel]);
   const auto inside = [](const Neighbours& there, int y) {
@@ -106,34 +108,33 @@ void flat(const Depthwise& op, int64_t start, int64_t end, int64_t channel, floa
 
 // 3x3 with stride 2 and padding 1: the middle column of a window and the right one are the even and
 // the odd floats of a row, the left one is the right one of the window before.
-void halved(const Depthwise& op, int64_t start, int64_t end, int64_t channel, float* to) {
+void halved(const Depthwise& op, const Segments& segments, int64_t channel, float* to) {
   const Tensor& in = op.in;
   Vec weights[9];
+#pragma GCC unroll 9
   for (int k = 0; k < 9; k++) weights[k] = broadcast(op.weights[channel * 9 + k]);
   const Vec bias = broadcast(op.bias[channel]);
-  pieces(op.out, start, end, [&](const Piece& piece) {
-    const float* picture = in.channel(channel) + piece.picture * in.height * in.width;
-    piece.rows(op.out.width, [&](int y, int first, int count, int64_t offset) {
-      const float* rows = picture + (int64_t)(2 * y - 1) * in.width;
-      // The last vector of a row may reach into the next one, which comes later.
-      for (int x = first; x < first + count; x += LANES) {
-        const Mask left = x == 0 ? ALL - 1 : ALL, right = first_lanes((in.width - 2 * x) / 2);
-        Vec sum = bias;
+  for (const Segment& s : segments) {
+    const int top = 2 * s.y - 1;
+    const float* rows = in.channel(channel) + (s.picture * in.height + top) * in.width;
+    // The last vector of a row may reach into the next one, which comes later.
+    for (int x = s.x; x < s.x + s.count; x += LANES) {
+      const Mask left = x == 0 ? ALL - 1 : ALL, right = first_lanes((in.width - 2 * x) / 2);
+      Vec sum = bias;
 #pragma GCC unroll 3
-        for (int k = 0; k < 3; k++) {
-          if (2 * y - 1 + k < 0 || 2 * y - 1 + k >= in.height) continue;
-          const float* p = rows + k * in.width + 2 * x;
-          Vec middle, odd;
-          load_pairs(p, middle, odd);
-          const Vec before = shifted_in(broadcast(p[-1]), odd);
-          sum = multiply_add(weights[k * 3], masked(before, left), sum);
-          sum = multiply_add(weights[k * 3 + 1], middle, sum);
-          sum = multiply_add(weights[k * 3 + 2], masked(odd, right), sum);
-        }
-        store(to + offset + (x - first), activate(op.activation, sum));
+      for (int k = 0; k < 3; k++) {
+        if (top + k < 0 || top + k >= in.height) continue;
+        const float* p = rows + k * in.width + 2 * x;
+        Vec middle, odd;
+        load_pairs(p, middle, odd);
+        const Vec before = shifted_in(broadcast(p[-1]), odd);
+        sum = multiply_add(weights[k * 3], masked(before, left), sum);
+        sum = multiply_add(weights[k * 3 + 1], middle, sum);
+        sum = multiply_add(weights[k * 3 + 2], masked(odd, right), sum);
       }
-    });
-  });
+      store(to + s.offset + (x - s.x), activate(op.activation, sum));
+    }
+  }
 }
 
 using PieceOf = void (*)(const Depthwise&, const Piece&, const Rows&, int64_t, float*);
@@ -151,8 +152,12 @@ PieceOf choose(const Window& w) {
 
 void depthwise_tile(const Depthwise& op, const Tile& tile, int first, int last, float* to) {
   const int64_t end = std::min(tile.start + tile.vectors * LANES, op.out.pixels());
-  const auto compute = op.window.stride_width == 1 ? flat : halved;
-  for (int c = first; c < last; c++, to += tile.stride) compute(op, tile.start, end, c, to);
+  if (op.neighbours) {
+    for (int c = first; c < last; c++, to += tile.stride) flat(op, tile.start, end, c, to);
+  } else {
+    const Segments segments(op.out, tile.start, end);
+    for (int c = first; c < last; c++, to += tile.stride) halved(op, segments, c, to);
+  }
 }
 
 extern "C" void depthwise(const void* of, const Part& part) {

@@ -28,7 +28,6 @@ MAX_BLOCK = (1 << 16) - 1  # columns or rows of a matrix in a block
 MIN_ZEROS, MAX_ZEROS = 0.1, 0.7
 STRIP_ROWS = 8  # of a channel of a depthwise convolution, computed at once
 NARROW = 6  # vectors of a tile
-MAX_TILE = 24 << 10  # bytes of a block of a tile: leaves room for weights in an L1 cache of 32 KB
 
 
 class DepthwiseFields(ctypes.Structure):
@@ -144,7 +143,7 @@ class Ways:
         for step in steps:
             step.op.groups = shares if vectors < 8 * context.threads else 1
         # All columns of a wide tile in the L1 cache, or a part of those of a narrow one.
-        tile = MAX_TILE // (4 * op.lanes)
+        tile = context.l1 // (4 * op.lanes)
         narrow = min(vectors, NARROW)
         wide = min(vectors, context.max_vectors, max(NARROW, tile // columns))
         self.block = columns if op.lanes == 1 else min(columns, max(1, tile // wide))
@@ -153,7 +152,7 @@ class Ways:
         widths = dict.fromkeys((wide, min(vectors, 4), min(vectors, 8)))
         self.possible = [(False, width) for width in widths] if zeros > MIN_ZEROS else []
         if zeros < MAX_ZEROS:
-            self.possible.append((True, narrow))
+            self.possible += [(True, width) for width in dict.fromkeys((narrow, wide))]
         self.alike = (
             rows, columns, len(steps), op.producer, op.in_.height, op.out.height, op.out.pixels,
             op.window.kernel_height, op.window.stride_height, bool(op.residual.data),

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from .. import build
+
 Shape = tuple[int, int, int]  # of one picture: channels, height, width
 # In the order of kernels/activation.h.
 ACTIVATIONS = (
@@ -66,6 +68,7 @@ class Context:
     def __init__(self, library: ctypes.CDLL, threads: int):
         self.library, self.threads = library, threads
         self.lanes, self.max_vectors = library.lanes(), library.max_vectors()
+        self.l1 = build.l1_size()
         self.kept = []  # what steps point to
 
     def pointer(self, array: np.ndarray, dtype=np.float32) -> int:
