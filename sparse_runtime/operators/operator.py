@@ -70,6 +70,7 @@ class Context:
         self.lanes, self.max_vectors = library.lanes(), library.max_vectors()
         self.l1 = build.l1_size()
         self.kept = []  # what steps point to
+        self.neighbours: dict = {}  # of convolution.py, by the size of the pictures
 
     def pointer(self, array: np.ndarray, dtype=np.float32) -> int:
         """The address of a copy of it that is kept."""
