@@ -20,7 +20,8 @@ extern "C" void convolution(const void* of, const Part& part) {
   const int64_t strip = op.producer == DEPTHWISE ? op.before->strip / op.lanes : last - first;
   for (int64_t from = first; from < last; from += strip) {
     const int64_t to = std::min(from + strip, last);
-    const int64_t width = (to - from) * op.lanes + LANES;  // a short row's vector ends behind it
+    // A short row's vector ends behind it. Of one pixel it is overwritten: these lie side by side.
+    const int64_t width = op.lanes == 1 ? 1 : (to - from) * op.lanes + LANES;
     if (op.producer == DEPTHWISE)
       depthwise_pixels(*op.before, from * op.lanes, std::min(to * op.lanes, pixels), 0,
                        matrix.columns, part.scratch, made, width);
