@@ -19,10 +19,14 @@ from onnx.reference import ReferenceEvaluator
 
 from . import operators as ops
 from .model_file import Model
+from .operators.operator import Activated
 
 OPSET = {"": 13}
-# Of Resize, at a whole factor, that repeat each pixel: coordinates and rounding.
-REPEATING = (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
+# Modes of Resize that repeat each pixel where the factor is whole.
+REPEATING = (
+    (b"nearest", b"asymmetric", b"floor"),
+    (b"nearest", b"half_pixel", b"round_prefer_floor"),
+)
 
 
 @dataclass
@@ -92,18 +96,20 @@ class _Converter:
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise ValueError(f"the sparse runtime computes no {name}: export as onnx or paddle")
+            raise ValueError(
+                f"the sparse runtime has no operator for {name}: export as onnx or paddle"
+            )
         return self.tensors[name]
 
     def _result(self, name: str) -> int:
         """The number of the result that this tensor is: if need be, of a new operator."""
         tensor = self._tensor(name)
         if tensor.places is not None:
-            tensor.result, tensor.places = self._gathered(name, tensor), None
+            tensor.result, tensor.places = self._gathered(self.made_by[name], tensor), None
         return tensor.result
 
-    def _gathered(self, name: str, tensor: Tensor) -> int:
-        node, number, shape = self.made_by[name], tensor.result, tensor.shape
+    def _gathered(self, node, tensor: Tensor) -> int:
+        number, shape = tensor.result, tensor.shape
         channels, *size = self.shapes[number]
         pixels = prod(size)
         if len(shape) in (2, 4) and shape[0] == 1:
@@ -135,7 +141,7 @@ class _Converter:
         rank = next(len(self.tensors[name].shape) for name in node.input if name in self.tensors)
         self.tensors[node.output[0]] = Tensor(number, (1, *self.shapes[number])[:rank])
 
-    def _change(self, node, name: str, kinds) -> ops.Operator:
+    def _change(self, node, name: str, kinds) -> Activated:
         """The operator that makes this tensor, for the node to change: if need be, a new Scale."""
         number, shape = self._result(name), self.tensors[name].shape
         operator = self.operators[number - 1] if number else None
@@ -153,15 +159,13 @@ class _Converter:
         weight, *biases = self._constants(node)
         number, groups = self._result(node.input[0]), given.get("group", 1)
         count, per_group, *kernel = weight.shape
-        arrays = {
-            "weight": weight.reshape(count, -1),
-            "bias": biases[0] if biases else np.zeros(count, np.float32),
-        }
-        window = self._window(node, {**given, "kernel_shape": kernel})
+        fields = self._window(node, {**given, "kernel_shape": kernel})
+        fields["weight"] = weight.reshape(count, -1)
+        fields["bias"] = biases[0] if biases else np.zeros(count, np.float32)
         if groups == count > 1 == per_group:
-            self._append(node, ops.Depthwise([number], **window, **arrays))
+            self._append(node, ops.Depthwise([number], **fields))
         else:
-            self._append(node, ops.Convolution([number], **window, groups=groups, **arrays))
+            self._append(node, ops.Convolution([number], groups=groups, **fields))
 
     def _window(self, node, given) -> dict[str, list[int]]:
         kernel, stride = list(given["kernel_shape"]), list(given.get("strides", [1, 1]))
@@ -203,9 +207,7 @@ class _Converter:
     def _affine(self, node, name: str, factor, shift) -> None:
         """The tensor's channels times a factor, plus a shift: numbers or [C]."""
         operator = self._change(node, name, (ops.Convolution, ops.Depthwise, ops.Scale))
-        scaled, shifted = (
-            ("scale", "shift") if isinstance(operator, ops.Scale) else ("weight", "bias")
-        )
+        scaled, shifted = operator.ARRAYS
         if np.any(factor != 1):  # weights may be large
             array = getattr(operator, scaled)
             by_row = np.reshape(factor, (-1, *[1] * (array.ndim - 1)))
@@ -245,9 +247,7 @@ class _Converter:
     # Activations
 
     def _activate(self, node, name: str, activation: str, slope: float = 0.0) -> None:
-        operator = self._change(
-            node, name, (ops.Convolution, ops.Depthwise, ops.Add, ops.Multiply, ops.Scale)
-        )
+        operator = self._change(node, name, Activated)
         operator.activation, operator.slope = activation, slope
 
     def on_Relu(self, node, given) -> None:
@@ -306,13 +306,13 @@ class _Converter:
         *_, sizes = self._constants(node)  # or factors, behind a region of interest
         shape = self._tensor(node.input[0]).shape
         factors = (sizes / shape if len(node.input) > 3 else sizes).tolist()
-        how = [given.get(name, default).decode() for name, default in (
-            ("mode", b"nearest"), ("coordinate_transformation_mode", b"half_pixel"),
-            ("nearest_mode", b"round_prefer_floor"),
-        )]  # fmt: skip
+        how = (
+            given.get("mode", b"nearest"),
+            given.get("coordinate_transformation_mode", b"half_pixel"),
+            given.get("nearest_mode", b"round_prefer_floor"),
+        )
         factor = factors[-1]
-        repeats = how[0] == "nearest" and tuple(how[1:]) in REPEATING
-        if not repeats or factors != [1, 1, factor, factor] or factor % 1:
+        if how not in REPEATING or factors != [1, 1, factor, factor] or factor % 1:
             raise self._lacks(node, " but to the nearest, by a whole factor")
         self._append(node, ops.Upsample([number], factor=int(factor)))
 
