@@ -86,6 +86,7 @@ CONSTANTS = {
     "flat": np.array([1, -1]), "kept": np.array([0, -1]), "any": np.array([-1, 4]),
     "pairs": np.array([1, 2, 2, 4, 3]), "fours": np.array([1, 4, 4, 3]),
     "turned": np.array([1, 30, 3]), "batches": np.array([3, 30]),
+    "across": np.array([1, 3, 5, 6]),
     "i0": np.array([0]), "i1": np.array([1]), "i2": np.array([2]), "i3": np.array([3]),
     "i_1": np.array([-1]), "far": np.array([1 << 31]), **norm(4),
 }  # fmt: skip

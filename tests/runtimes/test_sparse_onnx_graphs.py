@@ -37,6 +37,11 @@ def test_outputs(outputs, numbers, wanted):
     assert (model.outputs, kinds(model)) == (numbers, wanted)
 
 
+def test_an_output_keeps_its_value():
+    model = check(case(CONV, "Relu c > y", outputs=["c", "y"]))
+    assert kinds(model) == "convolution scale+relu"
+
+
 def test_constant_nodes():
     made = graph(
         ("Constant", "", "k", {"value": numpy_helper.from_array(random(4, 3, 1, 1))}),
@@ -76,6 +81,7 @@ LACKS = [
     ("Clip but from 0 to 6", [CONV, "Clip c zero one > y"]),
     ("Clip but from 0 to 6", [CONV, "Clip c zero > y"]),
     ("HardSigmoid but of x / 6", ["HardSigmoid x > y"]),
+    ("HardSigmoid but of x / 6", [("HardSigmoid x > y", {"alpha": 0.1667})]),
     ("HardSigmoid but of x / 6", [("HardSigmoid x > y", {"alpha": 1 / 6, "beta": 0.4})]),
     ("Conv with dilation", [("Conv x w > y", {"dilations": [1, 2]})]),
     ("MaxPool with dilation", [("MaxPool x > y", {"kernel_shape": [2, 2], "dilations": [2, 2]})]),
@@ -112,6 +118,7 @@ LACKS = [
     ("Concat here: pictures of several sizes", [CONV, ("Concat x c > y", AXIS)]),
     ("Reshape to", ["Reshape x turned > t", "Relu t > y"]),
     ("Reshape to", ["Reshape x batches > t", "Relu t > y"]),
+    ("Reshape to", ["Reshape x across > t", "Relu t > y"]),
     ("Transpose to", [PICK, "Relu t > y"]),
     ("Flatten to", [("Transpose x > t", {"perm": [0, 2, 3, 1]}), "Flatten t > f",
                       "MatMul f many > y"]),
