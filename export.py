@@ -3,10 +3,13 @@
     python export.py --pruned_model models/ --format sparse --out exported  # smaller and faster
     python export.py --pruned_model models/ --format onnx --out exported    # ONNX Runtime, others
     python export.py --pruned_model models/ --format paddle --out exported  # Paddle Inference
+    python export.py --model resnet50 --data imagenet --what_if 0.75 0.9    # is pruning worth it?
 
 `sparse` is for the runtime in sparse_runtime/: one file without the zeros, of MobileNetV1 and of
 what consists of the same operators. An export is run on random pictures before it is kept; then
-`python evaluate.py --pruned_model exported --runtime sparse` measures it.
+`python evaluate.py --pruned_model exported --runtime sparse` measures it. --what_if keeps nothing:
+it prunes a checkpoint, or a network with random weights, at each of these ratios, and tells file,
+memory and time on this machine. It does not look at accuracy.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ if __name__ == "__main__":
     ARGS = start(parse)
 
 import argparse
+import copy
+import importlib.util
 import os
 import re
 import subprocess
@@ -32,12 +37,15 @@ import numpy as np
 import paddle
 
 import runtimes
+from runtimes import cost
 from tasks.lines import warn
+from tasks.yolov3 import Upsampling
 from training import checkpoint, folders, train_state
 from training.process import command
+from training.tables import cpu_name, markdown
 from training.train_state import Saved
 from training.trained import complete
-from unstructured_pruner import prunable_parameters, sparsity
+from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity
 
 MAX_ERROR = 1e-4  # of the largest output
 MIN_SPARSITY = 1 / 32  # saves what the positions cost, a bit for a weight of 32
@@ -55,12 +63,23 @@ class Leaky(paddle.nn.Layer):
         return paddle.maximum(x, self.slope * x)
 
 
-def without_leaky_relu(model) -> None:
-    """paddle2onnx 2.1 loses its slope, and Paddle Inference 3.3 with oneDNN crashes on it."""
+class Copies(paddle.nn.Layer):
+    """An Upsampling, of copies."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        channels, height, width = x.shape[1:]
+        x = x.reshape([-1, channels, height, 1, width, 1])
+        return x.expand([-1, -1, -1, 2, -1, 2]).reshape([-1, channels, 2 * height, 2 * width])
+
+
+def make_fit_for_onednn(model) -> None:
+    """Paddle Inference 3.3 with oneDNN crashes on LeakyReLU and does not take interpolate()."""
     for parent in model.sublayers(include_self=True):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, paddle.nn.LeakyReLU):
                 setattr(parent, name, Leaky(layer._negative_slope))
+            elif isinstance(layer, Upsampling):
+                setattr(parent, name, Copies())
 
 
 def jit_save(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
@@ -70,16 +89,11 @@ def jit_save(model, shape: tuple[int, ...], folder: Path, batch: int | None = No
 
 
 def save_paddle(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
-    without_leaky_relu(model)
+    make_fit_for_onednn(model)
     jit_save(model, shape, folder, batch)
 
 
-def save_onnx(model, shape: tuple[int, ...], folder: Path) -> None:
-    without_leaky_relu(model)
-    convert(model, shape, folder)
-
-
-def convert(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
+def save_onnx(model, shape: tuple[int, ...], folder: Path, batch: int | None = None) -> None:
     with tempfile.TemporaryDirectory() as inside:
         jit_save(model, shape, Path(inside), batch)
         program = next(p for p in os.listdir(inside) if p.endswith((".json", ".pdmodel")))
@@ -96,11 +110,32 @@ def convert(model, shape: tuple[int, ...], folder: Path, batch: int | None = Non
         why = (errors or lines or [f"status {done.returncode}"])[-1]
         hint = '; pip install ".[export]"' if "No module named" in why else ""
         raise ValueError(f"paddle2onnx could not convert the network: {why}{hint}")
+    restore_slopes(folder / runtimes.ONNX, model, shape)
+
+
+@paddle.no_grad()
+def restore_slopes(path: Path, model, shape: tuple[int, ...]) -> None:
+    """For LeakyReLU paddle2onnx 2.1 writes one operator, as it should, but with a slope of 0."""
+    layers = [x for x in model.sublayers(include_self=True) if isinstance(x, paddle.nn.LeakyReLU)]
+    if not layers:
+        return
+    import onnx
+
+    called = []  # in this order they stand in the file
+    hooks = [layer.register_forward_post_hook(lambda x, *_: called.append(x)) for layer in layers]
+    model(paddle.zeros([1, *shape]))
+    for hook in hooks:
+        hook.remove()
+    written = onnx.load(path)
+    nodes = [node for node in written.graph.node if node.op_type == "LeakyRelu"]
+    for node, layer in zip(nodes, called):
+        node.attribute[0].f = layer._negative_slope
+    onnx.save(written, path)
 
 
 def save_sparse(model, shape: tuple[int, ...], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as inside:
-        convert(model, shape, Path(inside), batch=1)
+        save_onnx(model, shape, Path(inside), batch=1)
         import onnx
 
         from sparse_runtime import from_onnx, model_file
@@ -110,6 +145,7 @@ def save_sparse(model, shape: tuple[int, ...], folder: Path) -> None:
 
 
 SAVE = {"paddle": save_paddle, "onnx": save_onnx, "sparse": save_sparse}
+DENSE = ("onnx", "paddle")
 
 
 def outputs(network, images: paddle.Tensor) -> list[np.ndarray]:
@@ -125,6 +161,105 @@ def relative_error(expected: list[np.ndarray], found: list[np.ndarray]) -> float
     smallest = np.finfo(np.float32).tiny
     errors = [abs(e - f).max() / max(abs(e).max(), smallest) for e, f in zip(expected, found)]
     return float(np.max(errors))
+
+
+def save_checked(name: str, model, shape: tuple[int, ...], folder: Path) -> float:
+    """Writes an export into a new folder; returns its difference from the model.
+
+    Raises:
+        ValueError: the network cannot be exported, or computes something else then.
+    """
+    images = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
+    images = paddle.to_tensor(images)
+    expected = outputs(model, images)
+    if not all(np.isfinite(output).all() for output in expected):
+        raise ValueError(
+            "the outputs of the network are NaN or infinite: its training has diverged; give "
+            "another checkpoint"
+        )
+    SAVE[name](model, shape, folder)
+    exported = runtimes.load(name, folder, batch=len(images), threads=1)
+    error = relative_error(expected, outputs(exported, images))
+    if not error <= MAX_ERROR:
+        raise ValueError(
+            f"the {name} export differs from the model by {error:.1e} of its largest output, more "
+            f"than {MAX_ERROR:.0e}; nothing was kept"
+        )
+    return error
+
+
+def size(folder: Path) -> int:
+    """Bytes of an export that is alone in its folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def compare_speed(model, shape: tuple[int, ...], folder: Path) -> None:
+    """Says how long the sparse export takes beside a dense runtime; warns where it is slower."""
+    dense = "onnx" if importlib.util.find_spec("onnxruntime") else "paddle"
+    try:
+        with tempfile.TemporaryDirectory() as inside:
+            SAVE[dense](model, shape, Path(inside))
+            networks = {
+                name: runtimes.load(name, place, batch=1, threads=1)
+                for name, place in (("sparse", folder), (dense, inside))
+            }
+            taken = cost.medians(networks, paddle.randn([1, *shape]), seconds=0.6)
+    except ValueError as error:
+        warn(f"sparse is not compared with {dense}: {error}")
+        return
+    ms = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in taken.items())
+    print(f"a picture on one thread of {cpu_name()}: {ms}")
+    if taken["sparse"] > taken[dense]:
+        warn(f"sparse is slower here than {dense}; --format {dense} suits this network better")
+
+
+def what_if(args) -> None:
+    """Prints a table: the network in the dense runtimes, and pruned at each ratio in the sparse.
+
+    Raises:
+        ValueError: no runtime takes it.
+    """
+    weights = folders.find_weights(args.pruned_model) if args.pruned_model else None
+    saved = train_state.read(weights.parent) if weights else None
+    task = complete(args, saved)
+    paddle.seed(args.seed)
+    model = task.make_model(args)
+    if weights:
+        checkpoint.load_weights(model, weights, saved)
+    model.eval()
+    shape = task.input_shape(args)
+    print(
+        f"{args.model}, {weights or 'random weights'}, pictures of {'x'.join(map(str, shape))}, "
+        f"{args.num_classes} classes; one thread of {cpu_name()}\n",
+        flush=True,
+    )
+    rows, networks, reasons = {}, {}, {}  # by sparsity and runtime
+    with tempfile.TemporaryDirectory() as inside:
+        for ratio in (None, *sorted(args.what_if)):
+            if ratio is not None:  # on top of a lower one, which took the smallest weights
+                UnstructuredPruner(model, "ratio", ratio=ratio, distribution="uniform").step()
+            zeros = f"{sparsity(prunable_parameters(model)):.2%}"
+            for name in DENSE if ratio is None else ["sparse"]:
+                folder = Path(tempfile.mkdtemp(dir=inside))
+                try:
+                    save_checked(name, copy.deepcopy(model), shape, folder)
+                    memory = cost.memory(name, folder, shape)
+                    networks[zeros, name] = runtimes.load(name, folder, batch=1, threads=1)
+                    rows[zeros, name] = [f"{n / 1e6:.1f}" for n in (size(folder), memory)]
+                except ValueError as error:
+                    rows[zeros, name] = ["left out"]
+                    reasons[name] = error
+        if not networks:
+            raise next(iter(reasons.values()))
+        taken = cost.medians(networks, paddle.randn([1, *shape]), seconds=len(networks))
+    dense = min((taken[form] for form in taken if form[1] in DENSE), default=float("nan"))
+    for form, seconds in taken.items():
+        rows[form] += [f"{1000 * seconds:.2f}", f"{dense / seconds:.2f}"]
+    head = ["sparsity", "runtime", "file, MB", "memory, MB", "ms a picture", "times as fast"]
+    print(markdown(head, [[*form, *cells] for form, cells in rows.items()]))
+    for name, error in reasons.items():
+        print(f"{name} is left out: {error}")
+    print("accuracy was not looked at: a network is trained further when it is pruned")
 
 
 def check_out(out: Path, before: Saved | None, source: str) -> None:
@@ -156,6 +291,13 @@ def check_out(out: Path, before: Saved | None, source: str) -> None:
 def main(argv=None) -> None:
     args = argv if isinstance(argv, argparse.Namespace) else parse(argv)
     paddle.set_device("cpu")  # whose runtimes these are
+    if args.what_if:
+        what_if(args)
+    else:
+        export(args)
+
+
+def export(args) -> None:
     weights = folders.find_weights(args.pruned_model)
     saved, before = train_state.read(weights.parent), train_state.read(args.out)
     task = complete(args, saved)
@@ -168,30 +310,15 @@ def main(argv=None) -> None:
     if args.format == "sparse" and zeros < MIN_SPARSITY:
         warn(f"sparse gains nothing on a dense network: {zeros:.2%} of its weights are 0")
     shape = task.input_shape(args)
-    size = before.options.get("image_size") if before else None
-    if size not in (None, shape[1]):
+    side = before.options.get("image_size") if before else None
+    if side not in (None, shape[1]):
         raise ValueError(
-            f"--out {args.out} holds exports for pictures of {size}x{size}; give another folder"
-        )
-    images = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
-    images = paddle.to_tensor(images)
-    expected = outputs(model, images)
-    if not all(np.isfinite(output).all() for output in expected):
-        raise ValueError(
-            f"{weights}: the outputs of the network are NaN or infinite: its training has "
-            "diverged; give another checkpoint"
+            f"--out {args.out} holds exports for pictures of {side}x{side}; give another folder"
         )
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out, prefix=".") as inside:
-        SAVE[args.format](model, shape, Path(inside))
-        exported = runtimes.load(args.format, inside, batch=2, threads=1)
-        error = relative_error(expected, outputs(exported, images))
-        if not error <= MAX_ERROR:
-            raise ValueError(
-                f"the {args.format} export differs from the model by {error:.1e} of its largest "
-                f"output, more than {MAX_ERROR:.0e}; nothing was kept"
-            )
-        size = sum(path.stat().st_size for path in Path(inside).iterdir())
+        error = save_checked(args.format, model, shape, Path(inside))
+        written = size(Path(inside))
         for name in runtimes.stale(args.format):  # of another version of Paddle
             (args.out / name).unlink(missing_ok=True)
         for path in Path(inside).iterdir():
@@ -203,7 +330,9 @@ def main(argv=None) -> None:
     data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
     runtime = ["--runtime", args.format, *data_dir]
     print("wrote", *(args.out / name for name in runtimes.files(args.format, args.out)))
-    print(f"{size:,} bytes, {size / dense:.1%} of the weights as dense float32")
+    print(f"{written:,} bytes, {written / dense:.1%} of the weights as dense float32")
+    if args.format == "sparse":
+        compare_speed(model, shape, args.out)
     print(f"difference from the model on random pictures {error:.1e}; to measure it:")
     print(command("evaluate.py", "--pruned_model", args.out, *runtime))
 

@@ -4,12 +4,14 @@
 #   bash run.sh demo                       train, prune and compare on real data, about 3 minutes
 #   bash run.sh test [pytest options]      the test suite
 #   bash run.sh demo_yolov3                the same with a detector, 4 minutes
-#   bash run.sh deploy_demo                export the demo's network: sizes, accuracy, latency
+#   bash run.sh deploy_demo                export two networks: sizes, accuracy, latency
 #   bash run.sh threshold|ratio|multi_gpu|evaluate [options]
 #   bash run.sh yolov3_threshold [options] YOLOv3 on Pascal VOC, 150,000 steps on four GPUs
 #   bash run.sh resume --resume_epoch N [options]
 #   bash run.sh gpu_check                  does the GPU compute what the CPU computes, and how fast?
 #   bash run.sh parity                     PaddleSlim's pruner and this one, step by step
+#   bash run.sh peers                      runtimes for benchmarks/inference, in .venv-peers and
+#                                          .venv-deepsparse
 #
 # Options after the name are passed on, later ones win: bash run.sh ratio --ratio 0.75.
 # Environment: PYTHON (python3), VENV (.venv beside this file), EXTRAS (cpu,test or gpu,test),
@@ -38,7 +40,7 @@ install() {
   log=$(mktemp) || die "cannot write a temporary file; free some disk space"
   {
     "$python" -m venv "$venv" &&
-      "$venv/bin/python" -m pip install --disable-pip-version-check "${here}[$extras,programs]" &&
+      "$venv/bin/python" -m pip install --disable-pip-version-check "${here}[$extras]" &&
       "$venv/bin/python" -m pip uninstall -y paddle-unstructured-pruning && # no stale copy of it
       rm -rf "$here/build" "$here"/*.egg-info &&
       echo "$stamp" >"$venv/.ready"
@@ -57,6 +59,7 @@ case $command in
   demo | demo_yolov3 | test | threshold | ratio | multi_gpu | yolov3_threshold | resume) ;;
   evaluate | gpu_check | deploy_demo) ;;
   parity) venv=${VENV:-$here/.venv-parity} EXTRAS=parity,test ;; # PaddleSlim needs Paddle 2.6
+  peers) venv=$here/.venv-peers EXTRAS=peers ;;
   *)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
     die "${command:+unknown command $command; }give one of the above"
@@ -103,5 +106,10 @@ case $command in
     exec "$python" "$here/train.py" "${by_threshold[@]}" --pretrained_model models/ "$@" ;;
   evaluate) exec "$python" "$here/evaluate.py" --pruned_model models/ --data imagenet "$@" ;;
   gpu_check) run benchmarks/gpu_check.py "$@" ;;
+  peers)
+    "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))' ||
+      die "OpenVINO and MNN are there; for DeepSparse set PYTHON to a Python 3.8 to 3.11"
+    venv=$here/.venv-deepsparse EXTRAS=deepsparse install
+    ;;
   parity) cd "$here" && exec "$python" -m pytest tests/parity "$@" ;;
 esac

@@ -161,6 +161,7 @@ class Network:
 
     def _time(self, step: Step) -> float:
         task = (Task * 1)(self._task(step))
+        task[0].wait = True  # for all threads to be done with it
         started = time.perf_counter()
         self._run(task)
         return time.perf_counter() - started
@@ -169,7 +170,7 @@ class Network:
 def _stride(pictures: int, shape: Shape) -> int:
     """Floats from a channel to the next."""
     pixels = pictures * shape[1] * shape[2]
-    behind = BEHIND if shape[1] * shape[2] > 1 else 0
+    behind = BEHIND if pixels > 1 else 0
     return -(-(pixels + behind) // ALIGNMENT) * ALIGNMENT
 
 

@@ -69,6 +69,7 @@ class YOLOv3(nn.Layer):
             if full != WIDTHS[-1]:
                 channels = max(1, width // 2)
                 self.routes.append(conv(width, channels, 1))
+        self.upsampling = Upsampling()
         for name, parameter in self.named_parameters():
             if name.startswith("backbone.") or len(parameter.shape) == 1:
                 parameter.regularizer = paddle.regularizer.L2Decay(0.0)
@@ -84,10 +85,16 @@ class YOLOv3(nn.Layer):
             x = block(taps[i] if i == 0 else paddle.concat([x, taps[i]], 1))
             outputs.append(head(tip(x)))
             if i < len(self.routes):
-                x = self.routes[i](x)
-                # By size: paddle2onnx does not know a scale factor.
-                x = F.interpolate(x, size=[2 * n for n in x.shape[2:]], mode="nearest")
+                x = self.upsampling(self.routes[i](x))
         return outputs
+
+
+class Upsampling(nn.Layer):
+    """Each pixel four times, in twice the height and width."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        # By size: paddle2onnx does not know a scale factor.
+        return F.interpolate(x, size=[2 * n for n in x.shape[2:]], mode="nearest")
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:

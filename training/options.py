@@ -118,6 +118,13 @@ def parse_export(text: str, argv=None) -> argparse.Namespace:
     parser = Parser(text)
     add_export_options(parser)
     args = parser.parse_args(argv)
+    if not args.what_if:
+        missing = [f"--{name}" for name in ("format", "out") if not getattr(args, name)]
+        if missing:
+            raise WrongOption(f"{' and '.join(missing)} must be given, or --what_if")
+        args.pruned_model = args.pruned_model or "models"
+    elif args.format or args.out:
+        raise WrongOption("--what_if writes nothing: leave --format and --out out")
     check_early(args)
     return args
 
@@ -332,10 +339,12 @@ def add_evaluation_options(parser: Parser) -> None:
 def add_export_options(parser: Parser) -> None:
     # fmt: off
     add = parser.add_argument
-    add("--pruned_model", default="models", metavar="PATH",
-        help="folder, prefix or .pdparams file (default: %(default)s)")
-    add("--format", choices=RUNTIMES, required=True)
-    add("--out", type=folder, required=True, metavar="DIR", help="may hold its other formats")
+    add("--pruned_model", metavar="PATH",
+        help="folder, prefix or .pdparams file (default: models; with --what_if random weights)")
+    add("--format", choices=RUNTIMES)
+    add("--out", type=folder, metavar="DIR", help="may hold its other formats")
+    add("--what_if", type=number(float, 0, 1, part=True), nargs="+", metavar="RATIO",
+        help="what pruning every layer at these ratios would give here; writes nothing")
     add_network_options(parser, saved=True)
     # fmt: on
 

@@ -12,68 +12,93 @@ from benchmarks.report import markdown
 @dataclass
 class Runtime:
     label: str
-    install: str = ""
+    venv: str = ""  # the folder of its environment
+    zeros: bool = False  # makes use of them
     avx2: dict[str, str] | None = None  # the environment in which it does without AVX-512
 
 
 ONEDNN_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # OpenVINO has a oneDNN of its own
 RUNTIMES = {
-    "paddle": Runtime("Paddle Inference", "paddlepaddle", ONEDNN_AVX2),
-    "onnxruntime": Runtime("ONNX Runtime", "onnxruntime"),
-    "openvino": Runtime("OpenVINO", "openvino", ONEDNN_AVX2),
-    "deepsparse": Runtime(
-        "DeepSparse",
-        'deepsparse==1.8.0 sparsezoo "numpy<2" "onnx<1.15", with Python 3.8 to 3.11',
-    ),
-    "sparse": Runtime("sparse runtime", avx2={}),
+    "paddle": Runtime("Paddle Inference", avx2=ONEDNN_AVX2),
+    "onnxruntime": Runtime("ONNX Runtime"),
+    "openvino": Runtime("OpenVINO", ".venv-peers", avx2=ONEDNN_AVX2),
+    "mnn": Runtime("MNN", ".venv-peers", zeros=True, avx2={}),
+    "deepsparse": Runtime("DeepSparse", ".venv-deepsparse", zeros=True),
+    "sparse": Runtime("sparse runtime", zeros=True, avx2={}),
 }
-DENSE = ("paddle", "onnxruntime", "openvino")  # do not look for zeros
+LABELS = {**{name: runtime.label for name, runtime in RUNTIMES.items()}, "limit": "the limit"}
+DENSE = ("paddle", "onnxruntime", "openvino", "mnn")  # DeepSparse is developed no more
 SETS = {"avx512": "AVX-512", "avx2": "AVX2", "plain": "C++"}
-NOTE = """Milliseconds a run (times as fast as dense). Dense: the fastest of Paddle Inference (with
-oneDNN), ONNX Runtime and OpenVINO on the dense network, with the same instructions, pictures and
-threads. ONNX Runtime and DeepSparse cannot be restricted to AVX2."""
+SETTING = ("network", "instructions", "pictures", "threads")
+NEEDED = {"network", "image_size", "masks", "cpu", "date", "instructions", "runtime"}
+NOTE = """Milliseconds a run (times as fast as dense; in the first table also: as MNN). Dense: the
+fastest of Paddle Inference (with oneDNN), ONNX Runtime, OpenVINO and MNN on the dense network, with
+the same instructions, pictures and threads. MNN: its sparse kernels, or its dense ones where these
+are faster. It has none for AVX-512; ONNX Runtime and DeepSparse cannot be restricted to AVX2."""
+
+
+def report(records: list[dict]) -> str:
+    """Two tables for each processor."""
+    parts = []
+    for cpu in dict.fromkeys(r["cpu"] for r in records):
+        own = [r for r in records if r["cpu"] == cpu]
+        parts += [about(own), *tables(own)]
+    return "\n\n".join([*parts, NOTE])
 
 
 def tables(records: list[dict]) -> tuple[str, str]:
     """The sparse runtime beside the fastest dense one, and all medians; a column a sparsity."""
-    labels = {**{name: runtime.label for name, runtime in RUNTIMES.items()}, "limit": "the limit"}
-    names, sets = list(labels), list(SETS)
-    sparsities = sorted({r["sparsity"] for r in records} - {0})
-    rows: dict = {}  # (pictures, instructions, threads, runtime) -> {sparsity: ms}
-    dense: dict = {}  # (pictures, instructions, threads) -> [(ms, runtime), ...]
+    networks = list(dict.fromkeys(map(network, records)))
+    sparsities = sorted({round(r["sparsity"], 2) for r in records} - {0})
+    runs: dict = {}  # setting -> runtime -> {sparsity: ms}
     for r in records:
-        setting = r["batch"], sets.index(r["instructions"]), r["threads"]
-        rows.setdefault((*setting, names.index(r["runtime"])), {})[r["sparsity"]] = r["ms"]
-        if r["runtime"] in DENSE and r["sparsity"] == 0:
-            dense.setdefault(setting, []).append((r["ms"], labels[r["runtime"]]))
+        place = networks.index(network(r)), r["batch"], list(SETS).index(r["instructions"])
+        found = runs.setdefault((*place, r["threads"]), {}).setdefault(r["runtime"], {})
+        found[round(r["sparsity"], 2)] = r["ms"]
     short, full = [], []
-    for (*setting, runtime), found in sorted(rows.items()):
-        fastest, label = min(dense.get(tuple(setting), [(0, "")]))
-        cells = []
-        for sparsity in (0, *sparsities):
-            ms = found.get(sparsity)
-            times = f" ({fastest / ms:.2f})" if ms and fastest else ""
-            cells.append(f"{ms:.2f}{times}" if ms else "")
-        batch, instructions, threads = setting
-        common = [SETS[sets[instructions]], str(batch), str(threads)]
-        full.append([labels[names[runtime]], *common, *cells])
-        if names[runtime] == "sparse" and fastest:
-            short.append([*common, f"{fastest:.2f} ({label})", *cells[1:]])
+    for (number, batch, instructions, threads), found in sorted(runs.items()):
+        setting = [networks[number], list(SETS.values())[instructions], str(batch), str(threads)]
+        dense = [(found[name][0], LABELS[name]) for name in DENSE if 0 in found.get(name, {})]
+        fastest, label = min(dense, default=(None, ""))
+        for name in sorted(found, key=list(LABELS).index):
+            cells = [cell(found[name].get(sparsity), fastest) for sparsity in (0, *sparsities)]
+            full.append([LABELS[name], *setting, *cells])
+        if fastest and "sparse" in found:
+            mnn = found.get("mnn", {})
+            cells = []
+            for sparsity in sparsities:
+                theirs = min((mnn[s] for s in (0, sparsity) if s in mnn), default=None)
+                cells.append(cell(found["sparse"].get(sparsity), fastest, theirs))
+            short.append([*setting, f"{fastest:.2f} ({label})", *cells])
     shares = [f"{sparsity:.0%}" for sparsity in sparsities]
     return (
-        markdown(["instructions", "pictures", "threads", "fastest dense runtime", *shares], short),
-        markdown(["runtime", "instructions", "pictures", "threads", "dense", *shares], full),
+        markdown([*SETTING, "fastest dense runtime", *shares], short),
+        markdown(["runtime", *SETTING, "dense", *shares], full),
     )
 
 
+def cell(ms: float | None, *others: float | None) -> str:
+    """The time, and how many times as long the others take."""
+    if ms is None:
+        return ""
+    times = ", ".join(f"{other / ms:.2f}" for other in others if other)
+    return f"{ms:.2f} ({times})" if times else f"{ms:.2f}"
+
+
+def network(record: dict) -> str:
+    width = "" if record["scale"] == 1 else f" x{record['scale']:g}"
+    masks = "" if record["masks"] == "uniform" else ", masks of a training"
+    return f"{record['network']}{width}, {record['image_size']}{masks}"
+
+
 def about(records: list[dict]) -> str:
-    r = records[0]
-    versions = {
-        f"{RUNTIMES[r['runtime']].label} {r['version']}" for r in records if r.get("version")
-    }
+    """The processor in the first line, all versions in the second."""
+    dates = ", ".join(sorted({r["date"] for r in records}))
+    rounds = "/".join(map(str, sorted({r["rounds"] for r in records})))
+    versions = {f"{LABELS[r['runtime']]} {r['version']}" for r in records if r.get("version")}
     return (
-        f"MobileNetV1 x{r['scale']}, pictures of {r['image_size']}x{r['image_size']}, float32; "
-        f"medians of {r['rounds']} rounds\n{r['cpu']}; {', '.join(sorted(versions))}"
+        f"{records[0]['cpu']}; {dates}; float32, medians of {rounds} rounds\n"
+        f"{', '.join(sorted(versions))}"
     )
 
 
@@ -82,6 +107,6 @@ def read_records(paths: list[Path]) -> list[dict]:
         records = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
     except ValueError:  # reported below
         records = []
-    if not records or not all(isinstance(r, dict) and "instructions" in r for r in records):
+    if not records or not all(isinstance(r, dict) and r.keys() >= NEEDED for r in records):
         raise ValueError(f"--table takes what --out wrote, not {', '.join(map(str, paths))}")
     return records

@@ -8,7 +8,7 @@
 // result of a depthwise convolution.
 enum Producer : int32_t { DIRECT, COPY, PATCHES, DEPTHWISE };
 
-// Lanes of a vector that have a pixel above, below, left and right.
+// Lanes of a vector of pixels that have one above, below, left and right.
 struct Neighbours {
   Mask above, below, left, right;
 };
@@ -19,7 +19,9 @@ struct Depthwise {
   Activation activation;
   const float* weights;          // [C][kernel_height * kernel_width]
   const float* bias;             // [C]
-  const Neighbours* neighbours;  // [vectors of pixels + 1], of 3x3 with stride 1 and padding 1
+  const Neighbours* neighbours;  // [vectors of pixels]; of 3x3 with stride 1 and padding 1 alone
+  int64_t strip;                 // pixels that are computed of one channel after the other
+  int64_t rows_size;             // floats that Rows has for them
 };
 
 // Rows one after another that have equally many weights: the processor then predicts where the
@@ -55,6 +57,7 @@ struct Convolution {
   Activation activation;
   int32_t producer;
   const Depthwise* before;  // of DEPTHWISE
+  int64_t rows_size;        // floats of scratch that Rows needs; the tile lies behind them
 
   const Matrix* matrix;
   const float* bias;  // [rows]
@@ -62,11 +65,6 @@ struct Convolution {
   int32_t vectors;    // of a tile
   int32_t groups;     // threads that share the matrix' rows; a divisor of their number
 };
-
-// Rows [first, last) of the tile that begins at pixel `start`, into tile [last - first][V * LANES].
-void depthwise_tile(const Depthwise& op, int vectors, int64_t start, int first, int last,
-                    float* tile);
-void patches(const Convolution& op, int vectors, int64_t start, int first, int last, float* tile);
 
 // Pixels that a matrix is multiplied by: [block's columns][vectors], `stride` floats from a row to
 // the next.
@@ -76,6 +74,15 @@ struct Tile {
   int vectors;
   int64_t start;  // the first one's number in the result
 };
+
+// Rows [first, last) of a tile, into to [last - first][tile.stride]; a vector more may be written.
+void patches(const Convolution& op, const Tile& tile, int first, int last, float* scratch,
+             float* to);
+
+// Pixels [start, end) of channels [first, last), into to [last - first][stride]; of the last one a
+// vector more may be written.
+void depthwise_pixels(const Depthwise& op, int64_t start, int64_t end, int64_t first, int64_t last,
+                      float* scratch, float* to, int64_t stride);
 
 // out[row][start:] (+)= columns of a block * tile, for the rows of a chunk.
 void multiply_sparse(const Convolution& op, const Tile& tile, int block, int chunk);

@@ -1,99 +1,140 @@
-// Depthwise convolutions: of the pixels of a tile, or of all.
-#include <algorithm>
-
+// Depthwise convolutions of a part of the pixels, or of all.
 #include "convolution.h"
 
 namespace {
 
-// 3x3, stride 1, padding 1. Each of the three rows is loaded once a vector; its left and right
-// neighbours are shifted out of the vectors around it.
-void stride_1(const Depthwise& op, int vectors, int64_t start, int first, int last, float* tile) {
-  const int width = op.in.width;
-  const Neighbours* there = op.neighbours + start / LANES;
-  for (int c = first; c < last; c++) {
-    const float* in = op.in.channel(c) + start;
-    Vec weight[9], before_[3], here[3];
-    for (int k = 0; k < 9; k++) weight[k] = broadcast(op.weights[c * 9 + k]);
-    before_[0] = load(in - width - LANES, start ? there[-1].above : Mask(0));
-    before_[1] = load(in - LANES);
-    before_[2] = load(in + width - LANES, start ? there[-1].below : Mask(0));
-    here[0] = load(in - width, there[0].above);
-    here[1] = load(in);
-    here[2] = load(in + width, there[0].below);
-    const Vec bias = broadcast(op.bias[c]);
-    for (int v = 0; v < vectors; v++, in += LANES, tile += LANES) {
-      const Neighbours &now = there[v], &soon = there[v + 1];
-      const Vec next[3] = {load(in - width + LANES, soon.above), load(in + LANES),
-                           load(in + width + LANES, soon.below)};
-      // Three sums: at the edges of a picture those of the left and right neighbours do not count.
-      Vec sum = bias, left = broadcast(0), right = broadcast(0);
-#pragma GCC unroll 3
-      for (int y = 0; y < 3; y++) {
-        left = multiply_add(weight[y * 3], before(before_[y], here[y]), left);
-        sum = multiply_add(weight[y * 3 + 1], here[y], sum);
-        right = multiply_add(weight[y * 3 + 2], behind(here[y], next[y]), right);
-        before_[y] = here[y], here[y] = next[y];
+// KERNEL and STRIDE, of both directions, are 0 for any. ROWS rows of the result are computed at
+// once and share what they load.
+template <int KERNEL, int STRIDE, int ROWS>
+void piece_of(const Depthwise& op, const Piece& piece, const Rows& rows, int64_t channel,
+              float* to) {
+  const Window& window = op.window;
+  const int height = KERNEL ? KERNEL : window.kernel_height;
+  const int width = KERNEL ? KERNEL : window.kernel_width;
+  const int stride_y = STRIDE ? STRIDE : window.stride_height;
+  const int stride_x = STRIDE ? STRIDE : window.stride_width;
+  const float* const weights = op.weights + channel * height * width;
+  const Vec bias = broadcast(op.bias[channel]);
+  Vec kept[KERNEL == 3 ? 9 : 1];  // as many as fit the registers
+  if (KERNEL == 3)
+    for (int k = 0; k < 9; k++) kept[k] = broadcast(weights[k]);
+  const int64_t pitch = rows.pitch(), phase = rows.phase();
+
+  const auto compute = [&](auto count_of_rows, int y, int x, int count,
+                           float* out) __attribute__((always_inline)) {
+    constexpr int R = decltype(count_of_rows)::value;
+    const float* const first = rows.at(y, 0, 0) + x;
+    for (int begin = 0; begin < count; begin += LANES) {
+      const int i = last_whole(begin, count);
+      Vec sums[R];
+      for (Vec& sum : sums) sum = bias;
+#pragma GCC unroll 16
+      for (int k = 0; k < (R - 1) * stride_y + height; k++) {
+        const float* row = first + k * pitch + i;
+#pragma GCC unroll 8
+        for (int kx = 0; kx < width; kx++) {
+          const Vec pixels = load(row + kx % stride_x * phase + kx / stride_x);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; r++) {
+            const int ky = k - r * stride_y;
+            if (ky < 0 || ky >= height) continue;
+            const int at = ky * width + kx;
+            sums[r] =
+                multiply_add(KERNEL == 3 ? kept[at] : broadcast(weights[at]), pixels, sums[r]);
+          }
+        }
       }
-      sum = add(sum, add(masked(left, now.left), masked(right, now.right)));
-      store(tile, activate(op.activation, sum));
+      for (int r = 0; r < R; r++)
+        store(out + (int64_t)r * op.out.width + i, activate(op.activation, sums[r]));
     }
+  };
+
+  const int columns = op.out.width;
+  int next = 0;  // the first row that is not computed
+  piece.rows(columns, [&](int y, int x, int count, int64_t offset) {
+    if (y < next) return;
+    if (x == 0 && (y + ROWS) * columns <= piece.last) {
+      compute(std::integral_constant<int, ROWS>(), y, x, count, to + offset);
+      next = y + ROWS;
+    } else {
+      compute(std::integral_constant<int, 1>(), y, x, count, to + offset);
+    }
+  });
+}
+
+// 3x3 with stride 1 and padding 1, on pixels behind each other, whatever row they are in.
+void flat(const Depthwise& op, int64_t start, int64_t end, int64_t channel, float* to) {
+  const int64_t width = op.in.width;
+  const float* in = op.in.channel(channel) + start;
+  Vec weights[9];
+  for (int k = 0; k < 9; k++) weights[k] = broadcast(op.weights[channel * 9 + k]);
+  const Vec bias = broadcast(op.bias[channel]);
+  const auto inside = [](const Neighbours& there, int y) {
+    return y == 0 ? there.above : y == 1 ? ALL : there.below;
+  };
+  const Neighbours* there = op.neighbours + start / LANES;
+  const auto row = [&](int y, int v) {  // of the vector v behind this one
+    return SHIFTS ? load(in + (y - 1) * width + v * LANES, inside(there[v], y)) : bias;
+  };
+  Vec before[3] = {row(0, -1), row(1, -1), row(2, -1)}, here[3] = {row(0, 0), row(1, 0), row(2, 0)};
+  for (; start < end; start += LANES, in += LANES, to += LANES, there++) {
+    // Three sums: at the edges of a picture those of the left and right neighbours do not count.
+    Vec sums[3] = {broadcast(0), bias, broadcast(0)};
+#pragma GCC unroll 3
+    for (int y = 0; y < 3; y++) {
+      Vec pixels[3];
+      if (SHIFTS) {
+        const Vec next = row(y, 1);
+        pixels[0] = shifted_in(before[y], here[y]), pixels[1] = here[y];
+        pixels[2] = shifted_out(here[y], next);
+        before[y] = here[y], here[y] = next;
+      } else if (inside(there[0], y) == ALL) {
+#pragma GCC unroll 3
+        for (int x = 0; x < 3; x++) pixels[x] = load(in + (y - 1) * width + x - 1);
+      } else {
+#pragma GCC unroll 3
+        for (int x = 0; x < 3; x++)
+          pixels[x] = load(in + (y - 1) * width + x - 1, inside(there[0], y));
+      }
+#pragma GCC unroll 3
+      for (int x = 0; x < 3; x++) sums[x] = multiply_add(weights[y * 3 + x], pixels[x], sums[x]);
+    }
+    sums[1] = add(sums[1], add(masked(sums[0], there->left), masked(sums[2], there->right)));
+    store(to, activate(op.activation, sums[1]));
   }
 }
 
-// Any window. STRIDE 0: any.
-template <int STRIDE, int KERNEL>
-void any(const Depthwise& op, int vectors, int64_t start, int first, int last, float* tile) {
-  const Tensor& in = op.in;
-  const Window& window = op.window;
-  const Runs runs(in, op.out, window, vectors, start);
-  const int stride = STRIDE ? STRIDE : window.stride_width;
-  const int height = KERNEL ? KERNEL : window.kernel_height;
-  const int width = KERNEL ? KERNEL : window.kernel_width;
-  const Vec zero = broadcast(0);
-  for (int c = first; c < last; c++) {
-    const float* weights = op.weights + (int64_t)c * height * width;
-    for (const Run& run : runs) {
-      // The last vector of a run may reach into the next one, which comes later.
-      for (int i = 0; i < run.count; i += LANES) {
-        Vec sum = broadcast(op.bias[c]);
-        for (int y = 0; y < height; y++) {
-          if (run.row + y < 0 || run.row + y >= in.height) continue;
-          const float* row = in.channel(c) + run.in + (int64_t)y * in.width;
-          for (int x = 0; x < width; x++)
-            sum = multiply_add(
-                broadcast(weights[y * width + x]),
-                row_values(row, (run.x + i) * stride + x - window.left, in.width, stride, zero),
-                sum);
-        }
-        store(tile + i, activate(op.activation, sum));
-      }
-      tile += run.count;
-    }
-    tile += runs.beyond;  // whatever is there: no picture's pixels
-  }
+using PieceOf = void (*)(const Depthwise&, const Piece&, const Rows&, int64_t, float*);
+
+PieceOf choose(const Window& w) {
+  const bool square = w.kernel_height == w.kernel_width && w.stride_height == w.stride_width;
+  const int kernel = w.kernel_width, stride = w.stride_width;
+  if (square && kernel == 3 && stride == 2) return piece_of<3, 2, 2>;
+  if (square && kernel == 5 && stride == 1) return piece_of<5, 1, 4>;
+  if (square && kernel == 5 && stride == 2) return piece_of<5, 2, 2>;
+  return piece_of<0, 0, 1>;
 }
 
 }  // namespace
 
-void depthwise_tile(const Depthwise& op, int vectors, int64_t start, int first, int last,
-                    float* tile) {
-  const Window& window = op.window;
-  const int stride = window.stride_width, kernel = window.kernel_width;
-  const bool square = window.kernel_height == kernel;
-  const auto compute = op.neighbours                          ? stride_1
-                       : stride == 1 && square && kernel == 3 ? any<1, 3>
-                       : stride == 1 && square && kernel == 5 ? any<1, 5>
-                       : stride == 2 && square && kernel == 3 ? any<2, 3>
-                       : stride == 2 && square && kernel == 5 ? any<2, 5>
-                                                              : any<0, 0>;
-  compute(op, vectors, start, first, last, tile);
+void depthwise_pixels(const Depthwise& op, int64_t start, int64_t end, int64_t first, int64_t last,
+                      float* scratch, float* to, int64_t stride) {
+  if (op.neighbours) {
+    for (int64_t c = first; c < last; c++, to += stride) flat(op, start, end, c, to);
+    return;
+  }
+  const PieceOf piece_of = choose(op.window);
+  pieces(op.out, start, end, [&](const Piece& piece) {
+    Rows rows(op.window, op.in, op.out, piece, scratch, op.rows_size);
+    rows.each(first, last, 0,
+              [&](int64_t c) { piece_of(op, piece, rows, c, to + (c - first) * stride); });
+  });
 }
 
 extern "C" void depthwise(const void* of, const Part& part) {
   const Depthwise& op = *static_cast<const Depthwise*>(of);
-  const int64_t vectors = (op.out.pixels() + LANES - 1) / LANES;
-  for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++)
-    for (int64_t v = 0; v < vectors; v += MAX_VECTORS)
-      depthwise_tile(op, std::min<int64_t>(MAX_VECTORS, vectors - v), v * LANES, c, c + 1,
-                     op.out.channel(c) + v * LANES);
+  const int64_t first = part.begin(op.out.channels), last = part.end(op.out.channels);
+  for (int64_t start = 0; start < op.out.pixels(); start += op.strip)
+    depthwise_pixels(op, start, std::min(start + op.strip, op.out.pixels()), first, last,
+                     part.scratch, op.out.channel(first) + start, op.out.stride);
 }

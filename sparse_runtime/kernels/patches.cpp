@@ -2,38 +2,27 @@
 // shifted.
 #include "convolution.h"
 
-namespace {
-
-// STRIDE 0: any.
-template <int STRIDE>
-void shifted(const Convolution& op, int vectors, int64_t start, int first, int last, float* tile) {
-  const Tensor& in = op.in;
+void patches(const Convolution& op, const Tile& tile, int first, int last, float* scratch,
+             float* to) {
   const Window& window = op.window;
-  const Runs runs(in, op.out, window, vectors, start);
-  const int stride = STRIDE ? STRIDE : window.stride_width;
-  const int size = window.kernel_height * window.kernel_width;
-  const Vec zero = broadcast(0);
-  for (int t = first; t < last; t++) {
-    const int ky = t % size / window.kernel_width, kx = t % size % window.kernel_width;
-    const float* channel = in.channel(t / size) + (int64_t)ky * in.width;
-    for (const Run& run : runs) {
-      const bool inside = run.row + ky >= 0 && run.row + ky < in.height;
-      const int x = run.x * stride + kx - window.left;
-      // The last vector of a run may reach into the next one, which comes later.
-      for (int i = 0; i < run.count; i += LANES)
-        store(tile + i,
-              inside ? row_values(channel + run.in, x + i * stride, in.width, stride, zero) : zero);
-      tile += run.count;
-    }
-    tile += runs.beyond;  // whatever is there: no picture's pixels
-  }
-}
-
-}  // namespace
-
-void patches(const Convolution& op, int vectors, int64_t start, int first, int last, float* tile) {
-  const int stride = op.window.stride_width;
-  (stride == 1   ? shifted<1>
-   : stride == 2 ? shifted<2>
-                 : shifted<0>)(op, vectors, start, first, last, tile);
+  const int size = window.kernel_height * window.kernel_width, width = op.out.width;
+  const int64_t end = std::min(tile.start + tile.vectors * LANES, op.out.pixels());
+  pieces(op.out, tile.start, end, [&](const Piece& piece) {
+    Rows rows(window, op.in, op.out, piece, scratch, op.rows_size);
+    rows.each(first / size, (last - 1) / size + 1, 0, [&](int64_t channel) {
+      const int64_t begin = channel * size;
+      for (int64_t k = std::max<int64_t>(first, begin); k < std::min<int64_t>(last, begin + size);
+           k++) {
+        const int ky = (k - begin) / window.kernel_width, kx = (k - begin) % window.kernel_width;
+        float* row = to + (k - first) * tile.stride;
+        piece.rows(width, [&](int y, int x, int count, int64_t offset) {
+          const float* from = rows.at(y, ky, kx) + x;
+          for (int first = 0; first < count; first += LANES) {
+            const int i = last_whole(first, count);
+            store(row + offset + i, load(from + i));
+          }
+        });
+      }
+    });
+  });
 }

@@ -4,6 +4,7 @@
 struct Pool {
   Tensor in, out;
   Window window;
+  int64_t strip, rows_size;  // pixels that are computed at once; floats that Rows has for them
   // One over the number of rows and of columns under the window that lie in the picture, by the
   // result's row and column; null: the largest value.
   const float *of_rows, *of_columns;
@@ -13,34 +14,32 @@ namespace {
 
 template <bool MEAN>
 void pool(const Pool& op, const Part& part) {
-  const Tensor &in = op.in, &out = op.out;
   const Window& window = op.window;
-  const Vec outside = broadcast(MEAN ? 0.0f : -__builtin_inff());
-  for (int64_t c = part.begin(out.channels); c < part.end(out.channels); c++)
-    for (int64_t line = 0; line < (int64_t)out.pictures * out.height; line++) {
-      const int64_t picture = line / out.height;
-      const int y = line % out.height, top = y * window.stride_height - window.top;
-      const float* rows = in.channel(c) + picture * in.height * in.width;
-      // The last vector of a line may reach into the next one, which comes later.
-      for (int x = 0; x < out.width; x += LANES) {
-        Vec found = outside;
-        for (int row = top; row < top + window.kernel_height; row++) {
-          if (row < 0 || row >= in.height) continue;
-          for (int k = 0; k < window.kernel_width; k++) {
-            const Vec here = row_values(rows + (int64_t)row * in.width,
-                                        x * window.stride_width + k - window.left, in.width,
-                                        window.stride_width, outside);
-            found = MEAN ? add(found, here) : max(found, here);
+  const float outside = MEAN ? 0.0f : -__builtin_inff();
+  const int width = op.out.width;
+  for (int64_t start = 0; start < op.out.pixels(); start += op.strip)
+    pieces(op.out, start, std::min(start + op.strip, op.out.pixels()), [&](const Piece& piece) {
+      Rows rows(window, op.in, op.out, piece, part.scratch, op.rows_size);
+      const int64_t channels = op.out.channels;
+      rows.each(part.begin(channels), part.end(channels), outside, [&](int64_t c) {
+        piece.rows(width, [&](int y, int x, int count, int64_t offset) {
+          // The last vector may reach into the next row, which comes later.
+          for (int i = x; i < x + count; i += LANES) {
+            Vec found = broadcast(outside);
+            for (int ky = 0; ky < window.kernel_height; ky++)
+              for (int kx = 0; kx < window.kernel_width; kx++) {
+                const Vec here = load(rows.at(y, ky, kx) + i);
+                found = MEAN ? add(found, here) : max(found, here);
+              }
+            if (MEAN) {
+              const Vec of_columns = load(op.of_columns + i, first_lanes(width - i));
+              found = multiply(found, multiply(broadcast(op.of_rows[y]), of_columns));
+            }
+            store(op.out.channel(c) + start + offset + (i - x), found);
           }
-        }
-        if (MEAN) {
-          const Mask mask = first_lanes(out.width - x);
-          const Vec of_columns = load(op.of_columns + x, mask);
-          found = multiply(found, multiply(broadcast(op.of_rows[y]), of_columns));
-        }
-        store(out.channel(c) + line * out.width + x, found);
-      }
-    }
+        });
+      });
+    });
 }
 
 }  // namespace

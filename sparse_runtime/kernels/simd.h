@@ -27,15 +27,17 @@ inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
-// a where the mask is set, b elsewhere.
-inline Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_ps(b.v, mask, a.v)}; }
+
+// Whether to shift floats from a vector beside, rather than to load them anew: a load of 64 bytes
+// that is not aligned counts twice.
+constexpr bool SHIFTS = true;
 
 // The vector one float before b's first, where a holds what lies before b; and one behind a's.
-inline Vec before(Vec a, Vec b) {
+inline Vec shifted_in(Vec a, Vec b) {
   return {_mm512_castsi512_ps(
       _mm512_alignr_epi32(_mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 15))};
 }
-inline Vec behind(Vec a, Vec b) {
+inline Vec shifted_out(Vec a, Vec b) {
   return {_mm512_castsi512_ps(
       _mm512_alignr_epi32(_mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 1))};
 }
@@ -79,17 +81,6 @@ inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec multiply(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
-inline Vec select(Mask mask, Vec a, Vec b) {
-  return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(lanes(mask)))};
-}
-inline Vec before(Vec a, Vec b) {
-  const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
-  return {_mm256_castsi256_ps(_mm256_alignr_epi8(b_, _mm256_permute2x128_si256(a_, b_, 0x21), 12))};
-}
-inline Vec behind(Vec a, Vec b) {
-  const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
-  return {_mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_permute2x128_si256(a_, b_, 0x21), a_, 4))};
-}
 inline Vec masked(Vec a, Mask mask) {
   return {_mm256_and_ps(a.v, _mm256_castsi256_ps(lanes(mask)))};
 }
@@ -151,15 +142,6 @@ inline Vec max(Vec a, Vec b) {
 inline Vec min(Vec a, Vec b) {
   return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
-inline Vec select(Mask mask, Vec a, Vec b) {
-  return each([&](int i) { return mask >> i & 1 ? a.v[i] : b.v[i]; });
-}
-inline Vec before(Vec a, Vec b) {
-  return each([&](int i) { return i == 0 ? a.v[LANES - 1] : b.v[i - 1]; });
-}
-inline Vec behind(Vec a, Vec b) {
-  return each([&](int i) { return i == LANES - 1 ? b.v[0] : a.v[i + 1]; });
-}
 inline Vec masked(Vec a, Mask mask) {
   return each([&](int i) { return mask >> i & 1 ? a.v[i] : 0.0f; });
 }
@@ -174,6 +156,12 @@ inline Vec one_of(Vec four) {
   return broadcast(four.v[I]);
 }
 
+#endif
+
+#if !defined(__AVX512F__)
+constexpr bool SHIFTS = false;
+inline Vec shifted_in(Vec, Vec b) { return b; }  // not used
+inline Vec shifted_out(Vec a, Vec) { return a; }
 #endif
 
 constexpr Mask ALL = (1u << LANES) - 1;

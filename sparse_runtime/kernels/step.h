@@ -7,8 +7,8 @@
 
 // Activations lie channel by channel, the pictures of a batch behind each other within a channel:
 // [C][B * H * W]. A channel begins at a multiple of 16 floats, 32 at least behind the last pixel of
-// the one before (where pictures have more than one): kernels load and store whole vectors, and
-// what lies beside a picture is loaded and dropped.
+// the one before (where it has more than one): kernels load and store whole vectors, and what lies
+// beside a picture is loaded and dropped.
 struct Tensor {
   float* data;
   int64_t stride;  // floats from a channel to the next

@@ -10,12 +10,15 @@ import numpy as np
 
 from .operator import (
     Activated, Activation, Context, Shape, Step, Tensor, Window, Windowed, check_array,
+    rows_size,
 )  # fmt: skip
 
 DIRECT, COPY, PATCHES, DEPTHWISE = range(4)  # kernels/convolution.h: Producer
 DENSE_ROWS = 4  # kernels/convolution.h
 MAX_BLOCK = (1 << 16) - 1  # columns or rows of a matrix in a block
 MIN_ZEROS, MAX_ZEROS = 0.2, 0.85  # a share of zeros with which a sparse form is not, or surely used
+STRIP_ROWS = 8  # of a channel of a depthwise convolution, computed at once
+MAX_STRIP = 192 << 10  # bytes of a strip of all channels of one: leaves half of an L2 cache
 MAX_TILE = 24 << 10  # bytes of a block of a tile: leaves room for weights in an L1 cache of 32 KB
 
 
@@ -25,6 +28,7 @@ class DepthwiseFields(ctypes.Structure):
     _fields_ = (
         ("in_", Tensor), ("out", Tensor), ("window", Window), ("activation", Activation),
         *[(name, ctypes.c_void_p) for name in ("weights", "bias", "neighbours")],
+        ("strip", ctypes.c_int64), ("rows_size", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -45,7 +49,7 @@ class ConvolutionFields(ctypes.Structure):
     _fields_ = (
         ("in_", Tensor), ("out", Tensor), ("residual", Tensor), ("window", Window),
         ("activation", Activation), ("producer", ctypes.c_int32),
-        ("before", ctypes.POINTER(DepthwiseFields)),
+        ("before", ctypes.POINTER(DepthwiseFields)), ("rows_size", ctypes.c_int64),
         ("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p),
         *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups")],
     )  # fmt: skip
@@ -99,6 +103,11 @@ class Convolution(Windowed, Activated):
                 op.producer = DEPTHWISE
                 between = Tensor(0, 0, output.pictures, of, output.height, output.width)
                 op.before = ctypes.pointer(node.depthwise.fields(inputs[0], between, context))
+                before = op.before.contents
+                before.strip = _strip(of, output, context.lanes)
+                op.rows_size = before.rows_size = rows_size(
+                    before.window, output, before.strip, context.lanes
+                )
             op.lanes = 1 if pointwise and output.pixels == 1 else context.lanes
             step = Step("convolution", op, output, wait=group == self.groups - 1)
             steps.append(step)
@@ -131,11 +140,15 @@ class Ways:
         widths = sorted({min(width, most) for width in (most, 8, 6, 4)}, reverse=True)
         zeros = 1 - np.count_nonzero(weight) / weight.size
         forms = [False] if zeros > MAX_ZEROS else [True] if zeros < MIN_ZEROS else [False, True]
-        self.possible = [(dense, width) for dense in forms for width in widths]
+        producers = [op.producer] if op.producer != COPY or op.lanes == 1 else [DIRECT, COPY]
+        self.possible = [
+            (dense, width, producer)
+            for dense in forms for width in widths for producer in producers
+        ]  # fmt: skip
 
-    def choose(self, way: tuple[bool, int]) -> None:
-        """way: whether the matrix is dense, and vectors of pixels of a tile."""
-        dense, width = way
+    def choose(self, way: tuple[bool, int, int]) -> None:
+        """way: whether the matrix is dense, vectors of pixels of a tile, how that is made."""
+        dense, width, producer = way
         for step, weight in zip(self.steps, self.weights):
             op, (rows, columns) = step.op, weight.shape
             block = columns if op.lanes == 1 else MAX_TILE // (4 * op.lanes * width)
@@ -152,8 +165,16 @@ class Ways:
             for name, array in zip(names, kept):
                 setattr(matrix, name, array.ctypes.data)
             step.kept = [matrix, *kept]
-            op.matrix, op.vectors = ctypes.pointer(matrix), width
-            step.scratch = block * width * op.lanes + 2 * self.context.lanes
+            op.matrix, op.vectors, op.producer = ctypes.pointer(matrix), width, producer
+            made = block * width * op.lanes
+            if producer == DEPTHWISE:
+                strip = min(op.before.contents.strip, _round_up(op.out.pixels, op.lanes))
+                made = columns * (strip + self.context.lanes)
+            elif producer == PATCHES:
+                pixels = width * op.lanes
+                op.rows_size = rows_size(op.window, op.out, pixels, self.context.lanes)
+                made = block * (pixels + self.context.lanes)
+            step.scratch = op.rows_size + made + 2 * self.context.lanes
 
 
 def _encode_sparse(matrix: Matrix, weight: np.ndarray, library) -> list[np.ndarray]:
@@ -179,6 +200,12 @@ def _encode_dense(weight: np.ndarray, block: int) -> np.ndarray:
     padded = padded.reshape(-1, DENSE_ROWS, columns)
     parts = (padded[:, :, first : first + block] for first in range(0, columns, block))
     return np.concatenate([part.swapaxes(1, 2).ravel() for part in parts])
+
+
+def _strip(channels: int, output: Tensor, lanes: int) -> int:
+    """Pixels of a depthwise convolution's result that are kept in an L2 cache at once."""
+    rows = max(1, MAX_STRIP // (4 * channels * output.width))
+    return _round_up(rows * output.width, lanes)
 
 
 def _round_up(count: int, multiple: int) -> int:
@@ -208,20 +235,25 @@ class Depthwise(Windowed, Activated):
             context.pointer(self.weight), context.pointer(self.bias),
         )  # fmt: skip
         if (self.kernel, self.stride, self.padding) == ([3, 3], [1, 1], [1] * 4):
-            there = _neighbours(input.pictures, input.height, input.width, context.lanes)
-            op.neighbours = context.pointer(there, np.uint16)
+            there = context.pointer(_neighbours(input, context.lanes), np.uint16)
+            op.neighbours = there + 2 * 4  # bytes of a vector's
         return op
 
     def steps(self, node, inputs, output, context):
-        return [Step("depthwise", self.fields(inputs[0], output, context), output)]
+        op = self.fields(inputs[0], output, context)
+        op.strip = _round_up(STRIP_ROWS * output.width, context.lanes)
+        op.rows_size = rows_size(op.window, output, op.strip, context.lanes)
+        return [Step("depthwise", op, output, op.rows_size)]
 
 
-def _neighbours(batch: int, height: int, width: int, lanes: int) -> np.ndarray:
-    """[vectors + 1, 4]: bits of the pixels that have one above, below, left and right."""
-    vectors = -(-batch * height * width // lanes)
-    pixels = np.arange((vectors + 1) * lanes)
-    y, x = np.divmod(pixels % (height * width), width)
-    there = np.stack([y > 0, y < height - 1, x > 0, x < width - 1])
-    there &= pixels < batch * height * width
+def _neighbours(tensor: Tensor, lanes: int) -> np.ndarray:
+    """[vectors + 2, 4]: bits of the pixels that have one above, below, left and right.
+
+    Those of a vector before and of one behind the picture, too.
+    """
+    pixels = np.arange(-lanes, _round_up(tensor.pixels, lanes) + lanes)
+    y, x = np.divmod(pixels % (tensor.height * tensor.width), tensor.width)
+    there = np.stack([y > 0, y < tensor.height - 1, x > 0, x < tensor.width - 1])
+    there &= (pixels >= 0) & (pixels < tensor.pixels)
     bits = there.reshape(4, -1, lanes) << np.arange(lanes)
     return bits.sum(2).T

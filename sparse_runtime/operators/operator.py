@@ -127,6 +127,8 @@ class Activated(Operator):
 
 
 MAX_KERNEL = 128
+ALIGNMENT = 16  # floats in a cache line
+MIN_ROWS = 4096  # floats for Rows of several channels
 
 
 @dataclass
@@ -162,6 +164,16 @@ class Windowed(Operator):
 
     def window_fields(self) -> Window:
         return Window(*self.kernel, *self.stride, *self.padding[:2])
+
+
+def rows_size(window: Window, output: Tensor, pixels: int, lanes: int) -> int:
+    """Floats of kernels/window.h: Rows, for that many pixels of the result one after another."""
+    rows = min(pixels // output.width + 2, output.height)
+    under = (rows - 1) * window.stride_height + window.kernel_height
+    used = output.width + (window.kernel_width - 1) // window.stride_width
+    phase = -(-(used + lanes) // lanes) * lanes
+    needed = under * phase * window.stride_width + ALIGNMENT  # a vector may be stored behind it
+    return max(MIN_ROWS, -(-needed // ALIGNMENT) * ALIGNMENT)
 
 
 def check_array(name: str, array: np.ndarray, *shape: int) -> None:

@@ -8,7 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from .operator import Operator, Shape, Step, Tensor, Window, Windowed
+from .operator import Context, Operator, Shape, Step, Tensor, Window, Windowed, rows_size
+
+
+STRIP_ROWS = 8  # of a channel's result, computed at once: what they are made of fits an L1 cache
 
 
 class Pool(ctypes.Structure):
@@ -18,6 +21,8 @@ class Pool(ctypes.Structure):
         ("in_", Tensor),
         ("out", Tensor),
         ("window", Window),
+        ("strip", ctypes.c_int64),
+        ("rows_size", ctypes.c_int64),
         ("of_rows", ctypes.c_void_p),
         ("of_columns", ctypes.c_void_p),
     )
@@ -32,7 +37,7 @@ class MaxPool(Windowed):
         return channels, *self.positions(height, width)
 
     def steps(self, node, inputs, output, context):
-        return [Step("max_pool", Pool(inputs[0], output, self.window_fields()), output)]
+        return [_windows("max_pool", self, inputs[0], output, context)]
 
 
 @dataclass
@@ -52,8 +57,7 @@ class AveragePool(Windowed):
             begin = np.arange(positions) * self.stride[axis] - self.padding[axis]
             counts = np.minimum(begin + self.kernel[axis], size) - np.maximum(begin, 0)
             inside.append(context.pointer(1 / np.maximum(counts, 1)))
-        op = Pool(inputs[0], output, self.window_fields(), *inside)
-        return [Step("average_pool", op, output)]
+        return [_windows("average_pool", self, inputs[0], output, context, *inside)]
 
 
 @dataclass
@@ -67,3 +71,10 @@ class Mean(Operator):
 
     def steps(self, node, inputs, output, context):
         return [Step("mean", Pool(inputs[0], output), output)]
+
+
+def _windows(function: str, op: Windowed, input: Tensor, output: Tensor, context: Context, *inside):
+    """A step whose windows see a few rows at a time."""
+    window, strip = op.window_fields(), STRIP_ROWS * output.width
+    scratch = rows_size(window, output, strip, context.lanes)
+    return Step(function, Pool(input, output, window, strip, scratch, *inside), output, scratch)

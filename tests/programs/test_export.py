@@ -90,8 +90,8 @@ def test_it_tells_what_it_wrote_and_how_to_measure_that(name, trained, tmp_path,
     out = tmp_path / "the export"
     export.main(["--pruned_model", str(trained), "--format", name, "--out", str(out)])
     printed, errors = capsys.readouterr()
-    wrote, size, apart, command = printed.splitlines()
-    assert errors == ""
+    wrote, size, *speed, apart, command = printed.splitlines()
+    assert name == "sparse" or (errors, speed) == ("", [])
     assert wrote == f"wrote {' '.join(str(out / file) for file in runtimes.files(name, out))}"
     files = sum((out / file).stat().st_size for file in runtimes.files(name, out))
     assert size.startswith(f"{files:,} bytes, ")
@@ -111,6 +111,82 @@ def test_a_dense_network_gains_nothing_from_sparse(ratio, warned, tmp_path, caps
         line = "warning: sparse gains nothing on a dense network: 2.00% of its weights are 0\n"
         errors = capsys.readouterr().err
         assert errors.count("gains nothing") == errors.count(line) == (warned and name == "sparse")
+
+
+@pytest.mark.parametrize("dense", ["onnx", "paddle"])
+@pytest.mark.parametrize(("sparse_ms", "slower"), [(2, False), (4, True)])
+def test_it_warns_where_sparse_is_slower(
+    dense, sparse_ms, slower, trained, tmp_path, capsys, monkeypatch
+):
+    def medians(networks, images, seconds):
+        with paddle.no_grad():
+            ours, theirs = (network(images).numpy() for network in networks.values())
+        assert np.abs(ours - theirs).max() < 1e-3
+        return dict(zip(networks, (sparse_ms / 1000, 0.003)))
+
+    monkeypatch.setattr(export.cost, "medians", medians)
+    if dense == "paddle":
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    export.main(["--pruned_model", str(trained), "--format", "sparse", "--out", str(tmp_path)])
+    printed, errors = capsys.readouterr()
+    assert f": sparse {sparse_ms} ms, {dense} 3 ms\n" in printed
+    assert (f"sparse is slower here than {dense}; --format {dense} suits" in errors) is slower
+    assert bool(errors) is slower
+
+
+def test_what_is_exported_stays_where_the_comparison_fails(trained, tmp_path, capsys, monkeypatch):
+    def save(model, shape, folder):
+        raise ValueError("it has no such operator")
+
+    monkeypatch.setitem(export.SAVE, "onnx", save)
+    export.main(["--pruned_model", str(trained), "--format", "sparse", "--out", str(tmp_path)])
+    warning = "sparse is not compared with onnx: it has no such operator"
+    assert warning in capsys.readouterr().err
+    assert runtimes.load("sparse", tmp_path, 1, 1)(paddle.zeros([1, 3, 32, 32])).shape == [1, 10]
+
+
+def what_if(capsys, *options) -> tuple[list[str], dict[tuple[str, str], list[str]]]:
+    """The lines that are no rows, and the others' cells by sparsity and runtime."""
+    capsys.readouterr()
+    export.main(["--what_if", *map(str, options)])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    others = [line for line in lines if line and line[0] != "|"]
+    return others, {(row[0], row[1]): row[2:] for row in rows[2:]}
+
+
+def test_what_pruning_would_give(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = folders.find_weights(trained).read_bytes()
+    lines, rows = what_if(capsys, 0.9, 0.75, "--pruned_model", trained)
+    zeros, names = zip(*rows)
+    assert names == ("onnx", "paddle", "sparse", "sparse")
+    # As the checkpoint is; and a few of its layers were sparser than 75% before.
+    assert [float(share.rstrip("%")) for share in zeros] == pytest.approx([55, 55, 75, 90], abs=0.5)
+    dense, _, at_75, at_90 = (float(cells[0]) for cells in rows.values())
+    assert at_90 < at_75 < 0.5 * dense
+    for cells in rows.values():
+        memory, ms, times = map(float, cells[1:])
+        assert memory > 0
+        assert ms > 0
+        assert times > 0
+    assert max(float(cells[3]) for cells in list(rows.values())[:2]) == 1
+    assert lines[0].startswith(f"mobilenet_v1, {trained}/{folders.WEIGHTS}, pictures of 3x32x32, ")
+    assert lines[-1].startswith("accuracy was not looked at")
+    assert folders.find_weights(trained).read_bytes() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_pruning_would_give_a_network_that_is_not_trained(capsys, monkeypatch):
+    """And a runtime that is not there."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    lines, rows = what_if(capsys, 0.5, "--data", "digits", "--scale", 0.25)
+    assert lines[0].startswith("mobilenet_v1, random weights, pictures of 3x32x32, 10 classes; ")
+    assert list(rows) == [("0.00%", "onnx"), ("0.00%", "paddle"), ("50.00%", "sparse")]
+    assert rows["0.00%", "onnx"] == ["left out", "", "", ""]
+    assert rows["0.00%", "paddle"][3] == "1.00"
+    assert lines[1].startswith("onnx is left out: ")
+    assert lines[1].endswith('; pip install ".[export]"')
 
 
 def test_without_onnxruntime(exported, capsys, monkeypatch):
@@ -162,11 +238,12 @@ def test_an_export_of_an_earlier_version(exported, tmp_path, capfd):
 
 
 def test_deploy_demo(trained, tmp_path, capfd):
-    deploy.main(["--pruned_model", str(trained), "--out", str(tmp_path), "--rounds", "2"])
+    deploy.main(["--pruned_model", str(trained), "--out", str(tmp_path)])
     lines = [line for line in capfd.readouterr().out.splitlines() if line[:1] == "|"]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [row[0] for row in rows[2:]] == ["checkpoint", *runtimes.NAMES]
-    kilobytes, accuracies = [float(row[1]) for row in rows[2:]], {row[2] for row in rows[2:]}
+    assert {row[0] for row in rows[2:]} == {"mobilenet_v1, 55%"}
+    assert [row[1] for row in rows[2:]] == ["checkpoint", *runtimes.NAMES]
+    kilobytes, accuracies = [float(row[2]) for row in rows[2:]], {row[3] for row in rows[2:]}
     assert kilobytes[3] < 0.5 * min(kilobytes[:3])
     assert len(accuracies) == 1
 
@@ -203,6 +280,27 @@ def test_a_detector_is_exported_up_to_its_heads(voc_dir, tmp_path, capsys):
         capsys, export.main, "--pruned_model", model, "--format", "sparse", *out, *data
     )
     assert "the sparse runtime has no operator LeakyRelu" in message
+
+
+class TwoSlopes(paddle.nn.Layer):
+    """The LeakyReLU that is called first was made last."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.first = paddle.nn.LeakyReLU(0.3), paddle.nn.LeakyReLU(0.1)
+        self.conv = paddle.nn.Conv2D(3, 4, 1)
+
+    def forward(self, x):
+        return self.second(self.conv(self.first(x)))
+
+
+def test_a_leaky_relu_is_one_operator_of_onnx_with_its_slope(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    export.save_onnx(TwoSlopes(), (3, 8, 8), tmp_path)
+    nodes = onnx.load(tmp_path / runtimes.ONNX).graph.node
+    assert not {node.op_type for node in nodes} & {"Mul", "Max"}
+    slopes = [node.attribute[0].f for node in nodes if node.op_type == "LeakyRelu"]
+    assert slopes == pytest.approx([0.1, 0.3])
 
 
 @pytest.mark.parametrize(("model", "operator"), [("mobilenet_v2", "Clip"), ("resnet18", "MaxPool")])
@@ -300,4 +398,7 @@ def test_a_network_that_has_diverged_is_called_so(trained, tmp_path, capfd):
     message = error_line(capfd, export.main, "--pruned_model", tmp_path / "broken", "--data",
                          "digits", "--scale", 0.25, "--format", "paddle",
                          "--out", tmp_path / "out")  # fmt: skip
+    assert message.endswith("its training has diverged; give another checkpoint")
+    message = error_line(capfd, export.main, "--pruned_model", tmp_path / "broken", "--data",
+                         "digits", "--scale", 0.25, "--what_if", 0.5)  # fmt: skip
     assert message.endswith("its training has diverged; give another checkpoint")
