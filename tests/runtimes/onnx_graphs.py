@@ -37,7 +37,7 @@ def check(made) -> Model:
     converted = from_onnx.convert(made)
     shapes(converted)
     images = pictures(converted, 1)
-    opset = helper.make_opsetid("", 13)
+    opset = helper.make_opsetid("", 14)
     whole = helper.make_model(made, opset_imports=[opset], ir_version=8)
     session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=PROVIDERS)
     results = session.run(None, {"x": images})

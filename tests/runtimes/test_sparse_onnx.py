@@ -139,6 +139,7 @@ ACTIVATIONS = [
     (["Relu {} > y"], "relu"),
     (["Clip {} zero six > y"], "relu6"),
     ([("LeakyRelu {} > y", {"alpha": 0.3})], "leaky_relu"),
+    (["HardSwish {} > y"], "hard_swish"),
     (["Sigmoid {} > y"], "sigmoid"),
     ([("HardSigmoid {} > y", SIXTH)], "hard_sigmoid"),
     ([("HardSigmoid {} > y", SIXTH_BY_PADDLE)], "hard_sigmoid"),
