@@ -72,14 +72,16 @@ def shapes(model: Model) -> list[Shape]:
 def encode(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Values, and their places as `bitmap` or `gaps` (uint8), whichever is smaller."""
     flat = matrix.ravel()
-    places = np.flatnonzero(flat)
-    zeros = np.diff(places, prepend=-1, append=flat.size) - 1
-    skips, rest = np.divmod(zeros, 255)
-    gaps = np.full(skips.sum() + len(zeros), 255, np.uint8)
-    gaps[np.cumsum(skips + 1) - 1] = rest
-    bitmap = np.packbits(flat != 0)
-    smaller = {"gaps": gaps} if len(gaps) < len(bitmap) else {"bitmap": bitmap}
-    return {"values": flat[places], **smaller}
+    there = flat != 0
+    values, bitmap = flat[there], np.packbits(there)
+    if len(values) + 1 < len(bitmap):  # as many gaps at least: the last ends behind the matrix
+        zeros = np.diff(np.flatnonzero(there), prepend=-1, append=flat.size) - 1
+        skips, rest = np.divmod(zeros, 255)
+        gaps = np.full(skips.sum() + len(zeros), 255, np.uint8)
+        gaps[np.cumsum(skips + 1) - 1] = rest
+        if len(gaps) < len(bitmap):
+            return {"values": values, "gaps": gaps}
+    return {"values": values, "bitmap": bitmap}
 
 
 def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) -> np.ndarray:
@@ -96,7 +98,8 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
             raise ValueError(f"a bitmap of {len(bitmap)} bytes for {size} weights")
         if np.unpackbits(bitmap[-1:])[(size - 1) % 8 + 1 :].any():
             raise ValueError("a bitmap with places behind the last weight")
-        places = np.flatnonzero(np.unpackbits(bitmap, count=size))
+        places = np.unpackbits(bitmap, count=size).view(bool)
+        count = np.count_nonzero(places)
     else:
         steps = gaps.astype(np.int64) + (gaps != 255)
         if steps.sum() - 1 != size:  # the last gap ends behind the matrix
@@ -104,8 +107,9 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
         if gaps[-1] == 255:
             raise ValueError("gaps that end with 255 zeros and no end")
         places = (np.cumsum(steps) - 1)[gaps != 255][:-1]
-    if len(places) != len(values):
-        raise ValueError(f"{len(values)} values for {len(places)} places")
+        count = len(places)
+    if count != len(values):
+        raise ValueError(f"{len(values)} values for {count} places")
     matrix = np.zeros(size, np.float32)
     matrix[places] = values
     return matrix.reshape(rows, columns)
@@ -133,7 +137,7 @@ def write(model: Model, path) -> None:
     for i, op in enumerate(model.operators):
         described.append({"kind": op.kind, **{name: getattr(op, name) for name in _described(op)}})
         for name, dtype in op.ARRAYS.items():
-            array = getattr(op, name).astype(dtype)
+            array = np.asarray(getattr(op, name), dtype)
             if name == "weight":
                 described[-1]["columns"] = array.shape[1]
                 for part, coded in encode(array).items():
@@ -155,7 +159,8 @@ def _digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
     for name in ("format", "version", "network"):
         digest.update(metadata[name].encode() + b"\0")
     for name, array in sorted(tensors.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}\0".encode() + array.tobytes())
+        digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        digest.update(array)
     return digest.hexdigest()
 
 
