@@ -98,20 +98,23 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
             raise ValueError(f"a bitmap of {len(bitmap)} bytes for {size} weights")
         if np.unpackbits(bitmap[-1:])[(size - 1) % 8 + 1 :].any():
             raise ValueError("a bitmap with places behind the last weight")
-        places = np.unpackbits(bitmap, count=size).view(bool)
-        count = np.count_nonzero(places)
+        there = np.unpackbits(bitmap, count=size).view(bool)
+        count = np.count_nonzero(there)
     else:
         steps = gaps.astype(np.int64) + (gaps != 255)
         if steps.sum() - 1 != size:  # the last gap ends behind the matrix
             raise ValueError(f"gaps that reach over {steps.sum() - 1} of {size} weights")
         if gaps[-1] == 255:
             raise ValueError("gaps that end with 255 zeros and no end")
-        places = (np.cumsum(steps) - 1)[gaps != 255][:-1]
-        count = len(places)
+        there = (np.cumsum(steps) - 1)[gaps != 255][:-1]
+        count = len(there)
     if count != len(values):
         raise ValueError(f"{len(values)} values for {count} places")
     matrix = np.zeros(size, np.float32)
-    matrix[places] = values
+    if bitmap is not None:
+        np.place(matrix, there, values)  # twice as fast as to look for the places first
+    else:
+        matrix[there] = values
     return matrix.reshape(rows, columns)
 
 
@@ -144,11 +147,13 @@ def write(model: Model, path) -> None:
                     tensors[f"{i}.{part}"] = np.ascontiguousarray(coded)
             else:
                 tensors[f"{i}.{name}"] = np.ascontiguousarray(array)
-    network = json.dumps({
-        "input_shape": list(model.input_shape),
-        "operators": described,
-        "outputs": model.outputs,
-    })
+    network = json.dumps(
+        {
+            "input_shape": list(model.input_shape),
+            "operators": described,
+            "outputs": model.outputs,
+        }
+    )
     metadata = {"format": FORMAT, "version": str(VERSION), "network": network}
     metadata["sha256"] = _digest(metadata, tensors)
     Path(path).write_bytes(save(tensors, metadata))

@@ -69,6 +69,10 @@ class Network:
             raise ValueError(f"could not start {threads} threads")
         if tune:
             self._tune()
+        for step in self._steps:
+            step.ways = None  # the forms that were not taken
+        arrays = [*self._context.kept, *(part for step in self._steps for part in step.kept)]
+        self.weights = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))  # bytes
 
     def __del__(self):
         if getattr(self, "_pool", None):
@@ -116,7 +120,7 @@ class Network:
         self.activations = 4 * max(begins[b] + room[b] for b in spans)  # bytes
         self.activations_in_sum = 4 * sum(room.values())
         arena = _aligned(self.activations // 4)
-        self._context.kept.append(arena)
+        self._arena = arena
 
         def tensor(number: int) -> Tensor:
             place, stride = places[number], _stride(pictures, shapes[number])
@@ -140,7 +144,6 @@ class Network:
             inputs = [tensor(number) for number in node.reads()]
             self._steps += node.op.steps(node, inputs, tensor(node.output), self._context)
         self._tasks = (Task * len(self._steps))(*(self._task(step) for step in self._steps))
-        self.weights = self._context.bytes
 
     def _scratch(self) -> int:
         return max(step.scratch for step in self._steps)
@@ -150,14 +153,19 @@ class Network:
         return Task(function, ctypes.addressof(step.op), step.wait)
 
     def _tune(self) -> None:
-        """Takes the quickest way of every step that has several."""
+        """Takes the quickest way of every step that has several; what is alike is measured once."""
+        quickest: dict = {}
         for step in self._steps:
-            if step.ways:
+            ways = step.ways
+            if ways is None or len(ways.possible) == 1:
+                continue
+            if ways.alike not in quickest:
                 seconds = {}
-                for way in step.ways:
-                    step.choose(way)
+                for way in ways.possible:
+                    ways.choose(way)
                     seconds[way] = min(self._time(step) for _ in range(3))
-                step.choose(min(seconds, key=seconds.get))
+                quickest[ways.alike] = min(seconds, key=seconds.get)
+            ways.choose(quickest[ways.alike])
 
     def _time(self, step: Step) -> float:
         task = (Task * 1)(self._task(step))

@@ -9,17 +9,25 @@ from typing import ClassVar
 import numpy as np
 
 from .operator import (
-    Activated, Activation, Context, Shape, Step, Tensor, Window, Windowed, check_array,
+    Activated,
+    Activation,
+    Context,
+    Shape,
+    Step,
+    Tensor,
+    Window,
+    Windowed,
+    check_array,
     rows_size,
 )  # fmt: skip
 
 DIRECT, COPY, PATCHES, DEPTHWISE = range(4)  # kernels/convolution.h: Producer
 DENSE_ROWS = 4  # kernels/convolution.h
 MAX_BLOCK = (1 << 16) - 1  # columns or rows of a matrix in a block
-MIN_ZEROS, MAX_ZEROS = 0.2, 0.85  # a share of zeros with which a sparse form is not, or surely used
+# With fewer zeros a matrix is surely quicker in its dense form, with more in its sparse one.
+MIN_ZEROS, MAX_ZEROS = 0.1, 0.7
 STRIP_ROWS = 8  # of a channel of a depthwise convolution, computed at once
-MAX_STRIP = 192 << 10  # bytes of a strip of all channels of one: leaves half of an L2 cache
-MAX_TILE = 24 << 10  # bytes of a block of a tile: leaves room for weights in an L1 cache of 32 KB
+NARROW = 6  # vectors of a tile
 
 
 class DepthwiseFields(ctypes.Structure):
@@ -53,6 +61,7 @@ class ConvolutionFields(ctypes.Structure):
         ("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p),
         *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups")],
     )  # fmt: skip
+
 
 MAX_CHANNELS = (1 << 16) - 1
 
@@ -92,27 +101,24 @@ class Convolution(Windowed, Activated):
             rows = slice(group * count, (group + 1) * count)
             op = ConvolutionFields(
                 inputs[0].part(group * of, of), output.part(group * count, count),
-                window=self.window_fields(), activation=(node.activation or self).activation_fields(),
-                bias=context.pointer(self.bias[rows]), groups=1,
+                window=self.window_fields(),
+                activation=(node.activation or self).activation_fields(),
+                bias=context.pointer(self.bias[rows]), lanes=context.lanes,
             )  # fmt: skip
             if len(inputs) > 1:
                 op.residual = inputs[1]
             pointwise = (self.kernel, self.stride, self.padding) == ([1, 1], [1, 1], [0] * 4)
-            op.producer = COPY if pointwise else PATCHES
+            op.producer = DIRECT if pointwise else PATCHES
+            if pointwise and output.pixels == 1:
+                op.producer, op.lanes = COPY, 1  # each pixel is a channel's
             if node.depthwise is not None:
                 op.producer = DEPTHWISE
                 between = Tensor(0, 0, output.pictures, of, output.height, output.width)
                 op.before = ctypes.pointer(node.depthwise.fields(inputs[0], between, context))
-                before = op.before.contents
-                before.strip = _strip(of, output, context.lanes)
-                op.rows_size = before.rows_size = rows_size(
-                    before.window, output, before.strip, context.lanes
-                )
-            op.lanes = 1 if pointwise and output.pixels == 1 else context.lanes
             step = Step("convolution", op, output, wait=group == self.groups - 1)
             steps.append(step)
         ways = Ways(steps, self.weight, context)
-        steps[0].ways, steps[0].choose = ways.possible, ways.choose
+        steps[0].ways = ways
         ways.choose(ways.possible[0])
         return steps
 
@@ -127,54 +133,61 @@ class Ways:
     def __init__(self, steps: list[Step], weight: np.ndarray, context: Context):
         self.steps, self.context = steps, context
         self.weights = np.split(np.ascontiguousarray(weight, np.float32), len(steps))
-        op = steps[0].op
+        self.encoded: dict[bool, list] = {}
+        op, (rows, columns) = steps[0].op, self.weights[0].shape
         vectors = -(-op.out.pixels // op.lanes)
         # Where there are few pixels, threads share out the rows of the matrix: with a part of the
         # pixels each would have to fetch those beside them from another thread's cache.
         groups = (n for n in range(context.threads, 0, -1) if context.threads % n == 0)
-        few = vectors < 8 * context.threads
-        shares = next(n for n in groups if n * DENSE_ROWS <= op.out.channels or n == 1)
+        shares = next(n for n in groups if n * DENSE_ROWS <= rows or n == 1)
         for step in steps:
-            step.op.groups = shares if few else 1
-        most = min(vectors, context.max_vectors)
-        widths = sorted({min(width, most) for width in (most, 8, 6, 4)}, reverse=True)
+            step.op.groups = shares if vectors < 8 * context.threads else 1
+        # All columns of a wide tile in the L1 cache, or a part of those of a narrow one.
+        tile = context.l1 // (4 * op.lanes)
+        narrow = min(vectors, NARROW)
+        wide = min(vectors, context.max_vectors, max(NARROW, tile // columns))
+        self.block = columns if op.lanes == 1 else min(columns, max(1, tile // wide))
+        self.block = -(-columns // -(-columns // min(self.block, MAX_BLOCK)))  # nearly equal ones
         zeros = 1 - np.count_nonzero(weight) / weight.size
-        forms = [False] if zeros > MAX_ZEROS else [True] if zeros < MIN_ZEROS else [False, True]
-        producers = [op.producer] if op.producer != COPY or op.lanes == 1 else [DIRECT, COPY]
-        self.possible = [
-            (dense, width, producer)
-            for dense in forms for width in widths for producer in producers
-        ]  # fmt: skip
+        widths = dict.fromkeys((wide, min(vectors, 4), min(vectors, 8)))
+        self.possible = [(False, width) for width in widths] if zeros > MIN_ZEROS else []
+        if zeros < MAX_ZEROS:
+            self.possible += [(True, width) for width in dict.fromkeys((narrow, wide))]
+        self.alike = (
+            rows, columns, len(steps), op.producer, op.in_.height, op.out.height, op.out.pixels,
+            op.window.kernel_height, op.window.stride_height, bool(op.residual.data),
+            round(zeros, 1),
+        )  # fmt: skip
 
-    def choose(self, way: tuple[bool, int, int]) -> None:
-        """way: whether the matrix is dense, vectors of pixels of a tile, how that is made."""
-        dense, width, producer = way
-        for step, weight in zip(self.steps, self.weights):
-            op, (rows, columns) = step.op, weight.shape
-            block = columns if op.lanes == 1 else MAX_TILE // (4 * op.lanes * width)
-            block = -(-columns // -(-columns // min(block, MAX_BLOCK)))  # of nearly equal sizes
-            chunk = min(MAX_BLOCK, _round_up(-(-rows // op.groups), DENSE_ROWS))
-            matrix = Matrix(rows, columns, block, chunk, dense)
-            if not dense:
-                kept = _encode_sparse(matrix, weight, self.context.library)
-            elif op.lanes == 1:
-                kept = [weight]
-            else:
-                kept = [_encode_dense(weight, block)]
-            names = ("values", "indices", "alike", "order", "starts")
-            for name, array in zip(names, kept):
-                setattr(matrix, name, array.ctypes.data)
-            step.kept = [matrix, *kept]
-            op.matrix, op.vectors, op.producer = ctypes.pointer(matrix), width, producer
-            made = block * width * op.lanes
-            if producer == DEPTHWISE:
-                strip = min(op.before.contents.strip, _round_up(op.out.pixels, op.lanes))
-                made = columns * (strip + self.context.lanes)
-            elif producer == PATCHES:
-                pixels = width * op.lanes
-                op.rows_size = rows_size(op.window, op.out, pixels, self.context.lanes)
-                made = block * (pixels + self.context.lanes)
-            step.scratch = op.rows_size + made + 2 * self.context.lanes
+    def choose(self, way: tuple[bool, int]) -> None:
+        """way: whether the matrix is dense, and vectors of pixels of a tile."""
+        dense, width = way
+        if dense not in self.encoded:
+            self.encoded[dense] = [self._encode(step.op, w, dense) for step, w in
+                                   zip(self.steps, self.weights)]  # fmt: skip
+        for step, kept in zip(self.steps, self.encoded[dense]):
+            op, step.kept = step.op, kept
+            op.matrix, op.vectors = ctypes.pointer(kept[0]), width
+            pixels, lanes = width * op.lanes, self.context.lanes
+            made = self.block * (pixels + lanes)
+            if op.producer == PATCHES:
+                op.rows_size = rows_size(op.window, op.out, pixels, lanes)
+            step.scratch = op.rows_size + made + 2 * lanes
+
+    def _encode(self, op: ConvolutionFields, weight: np.ndarray, dense: bool) -> list:
+        """The matrix, and the arrays that it points to."""
+        rows, columns = weight.shape
+        chunk = min(MAX_BLOCK, _round_up(-(-rows // op.groups), DENSE_ROWS))
+        matrix = Matrix(rows, columns, self.block, chunk, dense)
+        if not dense:
+            arrays = _encode_sparse(matrix, weight, self.context.library)
+        elif op.lanes == 1:
+            arrays = [weight]
+        else:
+            arrays = [_encode_dense(weight, self.block)]
+        for name, array in zip(("values", "indices", "alike", "order", "starts"), arrays):
+            setattr(matrix, name, array.ctypes.data)
+        return [matrix, *arrays]
 
 
 def _encode_sparse(matrix: Matrix, weight: np.ndarray, library) -> list[np.ndarray]:
@@ -202,12 +215,6 @@ def _encode_dense(weight: np.ndarray, block: int) -> np.ndarray:
     return np.concatenate([part.swapaxes(1, 2).ravel() for part in parts])
 
 
-def _strip(channels: int, output: Tensor, lanes: int) -> int:
-    """Pixels of a depthwise convolution's result that are kept in an L2 cache at once."""
-    rows = max(1, MAX_STRIP // (4 * channels * output.width))
-    return _round_up(rows * output.width, lanes)
-
-
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
@@ -228,6 +235,11 @@ class Depthwise(Windowed, Activated):
         check_array("weight", self.weight, channels, self.kernel[0] * self.kernel[1])
         check_array("bias", self.bias, channels)
         return channels, *size
+
+    def fits_a_tile(self) -> bool:
+        """Whether it can be computed on the way into a convolution of 1x1."""
+        equal = self.stride in ([1, 1], [2, 2])
+        return self.kernel == [3, 3] and self.padding == [1] * 4 and equal
 
     def fields(self, input: Tensor, output: Tensor, context: Context) -> DepthwiseFields:
         op = DepthwiseFields(

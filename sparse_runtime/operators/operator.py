@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+
+from .. import build
 
 Shape = tuple[int, int, int]  # of one picture: channels, height, width
 # In the order of kernels/activation.h.
@@ -56,9 +57,8 @@ class Step:
     output: Tensor
     scratch: int = 0  # floats that each thread needs
     wait: bool = True  # whether the next step needs the result
-    # Ways to compute it whose results differ by rounding at most, to choose the quickest of.
-    ways: list = field(default_factory=list)
-    choose: Callable = None  # of a way: takes it from now on
+    # Of a convolution: the ways to compute it (convolution.Ways), to choose the quickest of.
+    ways: object = None
     kept: list = field(default_factory=list)  # what `op` points to
 
 
@@ -68,14 +68,13 @@ class Context:
     def __init__(self, library: ctypes.CDLL, threads: int):
         self.library, self.threads = library, threads
         self.lanes, self.max_vectors = library.lanes(), library.max_vectors()
+        self.l1 = build.l1_size()
         self.kept = []  # what steps point to
-        self.bytes = 0
 
     def pointer(self, array: np.ndarray, dtype=np.float32) -> int:
         """The address of a copy of it that is kept."""
         array = np.ascontiguousarray(array, dtype)
         self.kept.append(array)
-        self.bytes += array.nbytes
         return array.ctypes.data
 
 

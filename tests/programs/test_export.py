@@ -134,9 +134,12 @@ def test_it_warns_where_sparse_is_slower(
     assert bool(errors) is slower
 
 
-def test_what_is_exported_stays_where_the_comparison_fails(trained, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_what_is_exported_stays_where_the_comparison_fails(
+    error, trained, tmp_path, capsys, monkeypatch
+):
     def save(model, shape, folder):
-        raise ValueError("it has no such operator")
+        raise error("it has no such operator")
 
     monkeypatch.setitem(export.SAVE, "onnx", save)
     export.main(["--pruned_model", str(trained), "--format", "sparse", "--out", str(tmp_path)])
@@ -370,6 +373,10 @@ def test_refusals(trained, exported, tmp_path, capsys, monkeypatch):
     message = refused(evaluate, "--pruned_model", exported, "--runtime", "onnx", "--per_layer")
     assert "leave --runtime out" in message
     assert "--threads is of --runtime" in refused(evaluate, "--threads", 2)
+    empty = ["--pruned_model", ""]  # and not the default: random weights, or models
+    monkeypatch.chdir(tmp_path)
+    for options in (["--what_if", 0.5], ["--format", "onnx", "--out", tmp_path / "out"]):
+        assert ". holds no model-pruned.pdparams" in refused(export, *empty, *options)
     (tmp_path / "paddle2onnx").mkdir()  # in the place of the real one
     (tmp_path / "paddle2onnx" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
