@@ -72,14 +72,16 @@ def shapes(model: Model) -> list[Shape]:
 def encode(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Values, and their places as `bitmap` or `gaps` (uint8), whichever is smaller."""
     flat = matrix.ravel()
-    places = np.flatnonzero(flat)
-    zeros = np.diff(places, prepend=-1, append=flat.size) - 1
-    skips, rest = np.divmod(zeros, 255)
-    gaps = np.full(skips.sum() + len(zeros), 255, np.uint8)
-    gaps[np.cumsum(skips + 1) - 1] = rest
-    bitmap = np.packbits(flat != 0)
-    smaller = {"gaps": gaps} if len(gaps) < len(bitmap) else {"bitmap": bitmap}
-    return {"values": flat[places], **smaller}
+    there = flat != 0
+    values, bitmap = flat[there], np.packbits(there)
+    if len(values) + 1 < len(bitmap):  # as many gaps at least: the last ends behind the matrix
+        zeros = np.diff(np.flatnonzero(there), prepend=-1, append=flat.size) - 1
+        skips, rest = np.divmod(zeros, 255)
+        gaps = np.full(skips.sum() + len(zeros), 255, np.uint8)
+        gaps[np.cumsum(skips + 1) - 1] = rest
+        if len(gaps) < len(bitmap):
+            return {"values": values, "gaps": gaps}
+    return {"values": values, "bitmap": bitmap}
 
 
 def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) -> np.ndarray:
@@ -138,7 +140,7 @@ def write(model: Model, path) -> None:
     for i, op in enumerate(model.operators):
         described.append({"kind": op.kind, **{name: getattr(op, name) for name in _described(op)}})
         for name, dtype in op.ARRAYS.items():
-            array = getattr(op, name).astype(dtype)
+            array = np.asarray(getattr(op, name), dtype)
             if name == "weight":
                 described[-1]["columns"] = array.shape[1]
                 for part, coded in encode(array).items():
@@ -162,7 +164,8 @@ def _digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
     for name in ("format", "version", "network"):
         digest.update(metadata[name].encode() + b"\0")
     for name, array in sorted(tensors.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}\0".encode() + array.tobytes())
+        digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        digest.update(array)
     return digest.hexdigest()
 
 
