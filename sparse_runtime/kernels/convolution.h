@@ -56,8 +56,9 @@ struct Convolution {
   Window window;
   Activation activation;
   int32_t producer;
-  const Depthwise* before;  // of DEPTHWISE
-  int64_t rows_size;        // of PATCHES: floats of scratch for Rows; the tile lies behind them
+  const Depthwise* before;       // of DEPTHWISE
+  const Neighbours* neighbours;  // of PATCHES of 3x3 with stride 1 and padding 1 alone
+  int64_t rows_size;  // of other PATCHES: floats of scratch for Rows; the tile lies behind them
 
   const Matrix* matrix;
   const float* bias;  // [rows]

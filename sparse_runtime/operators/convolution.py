@@ -57,7 +57,8 @@ class ConvolutionFields(ctypes.Structure):
     _fields_ = (
         ("in_", Tensor), ("out", Tensor), ("residual", Tensor), ("window", Window),
         ("activation", Activation), ("producer", ctypes.c_int32),
-        ("before", ctypes.POINTER(DepthwiseFields)), ("rows_size", ctypes.c_int64),
+        ("before", ctypes.POINTER(DepthwiseFields)), ("neighbours", ctypes.c_void_p),
+        ("rows_size", ctypes.c_int64),
         ("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p),
         *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups")],
     )  # fmt: skip
@@ -115,6 +116,8 @@ class Convolution(Windowed, Activated):
                 op.producer = DEPTHWISE
                 between = Tensor(0, 0, output.pictures, of, output.height, output.width)
                 op.before = ctypes.pointer(node.depthwise.fields(inputs[0], between, context))
+            if op.producer == PATCHES:
+                op.neighbours = _neighbours(self, inputs[0], context)
             step = Step("convolution", op, output, wait=group == self.groups - 1)
             steps.append(step)
         ways = Ways(steps, self.weight, context)
@@ -246,9 +249,7 @@ class Depthwise(Windowed, Activated):
             input, output, self.window_fields(), self.activation_fields(),
             context.pointer(self.weight), context.pointer(self.bias),
         )  # fmt: skip
-        if (self.kernel, self.stride, self.padding) == ([3, 3], [1, 1], [1] * 4):
-            there = context.pointer(_neighbours(input, context.lanes), np.uint16)
-            op.neighbours = there + 2 * 4  # bytes of a vector's
+        op.neighbours = _neighbours(self, input, context)
         return op
 
     def steps(self, node, inputs, output, context):
@@ -258,14 +259,20 @@ class Depthwise(Windowed, Activated):
         return [Step("depthwise", op, output, op.rows_size)]
 
 
-def _neighbours(tensor: Tensor, lanes: int) -> np.ndarray:
-    """[vectors + 2, 4]: bits of the pixels that have one above, below, left and right.
+def _neighbours(op: Windowed, tensor: Tensor, context: Context) -> int | None:
+    """Of 3x3 with stride 1 and padding 1: the pixels that have one above, below, left and right.
 
-    Those of a vector before and of one behind the picture, too.
+    A bit each [vectors + 2, 4], also for a vector before the picture and one behind it; the address
+    is that of the first one in it.
     """
-    pixels = np.arange(-lanes, _round_up(tensor.pixels, lanes) + lanes)
-    y, x = np.divmod(pixels % (tensor.height * tensor.width), tensor.width)
-    there = np.stack([y > 0, y < tensor.height - 1, x > 0, x < tensor.width - 1])
-    there &= (pixels >= 0) & (pixels < tensor.pixels)
-    bits = there.reshape(4, -1, lanes) << np.arange(lanes)
-    return bits.sum(2).T
+    if (op.kernel, op.stride, op.padding) != ([3, 3], [1, 1], [1] * 4):
+        return None
+    lanes, key = context.lanes, (tensor.pictures, tensor.height, tensor.width)
+    if key not in context.neighbours:
+        pixels = np.arange(-lanes, _round_up(tensor.pixels, lanes) + lanes)
+        y, x = np.divmod(pixels % (tensor.height * tensor.width), tensor.width)
+        there = np.stack([y > 0, y < tensor.height - 1, x > 0, x < tensor.width - 1])
+        there &= (pixels >= 0) & (pixels < tensor.pixels)
+        bits = (there.reshape(4, -1, lanes) << np.arange(lanes)).sum(2).T
+        context.neighbours[key] = context.pointer(bits, np.uint16) + bits[0].size * 2
+    return context.neighbours[key]
