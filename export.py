@@ -204,7 +204,7 @@ def compare_speed(model, shape: tuple[int, ...], folder: Path) -> None:
                 for name, place in (("sparse", folder), (dense, inside))
             }
             taken = cost.medians(networks, paddle.randn([1, *shape]), seconds=0.6)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # what was exported is there, whatever fails here
         warn(f"sparse is not compared with {dense}: {error}")
         return
     ms = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in taken.items())
@@ -219,7 +219,7 @@ def what_if(args) -> None:
     Raises:
         ValueError: no runtime takes it.
     """
-    weights = folders.find_weights(args.pruned_model) if args.pruned_model else None
+    weights = folders.find_weights(args.pruned_model) if args.pruned_model is not None else None
     saved = train_state.read(weights.parent) if weights else None
     task = complete(args, saved)
     paddle.seed(args.seed)

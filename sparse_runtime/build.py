@@ -29,6 +29,15 @@ def instruction_sets() -> list[str]:
     return [name for name, needs in NEEDS.items() if needs <= has]
 
 
+def l1_size() -> int:
+    """Bytes of a core's first cache for data."""
+    try:
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text()
+        return int(size.strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return 32 << 10
+
+
 @functools.cache
 def library(instruction_set: str | None = None) -> ctypes.CDLL:
     """The compiled kernels; CXX names the compiler, CXXFLAGS adds to its flags.

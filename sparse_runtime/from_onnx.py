@@ -42,7 +42,7 @@ class Tensor:
 
 
 def convert(graph: onnx.GraphProto) -> Model:
-    """The graph, of opset 13, for this runtime.
+    """The graph, of opset 13 or 14, for this runtime.
 
     Raises:
         ValueError: the runtime lacks an operator; the message names it and its output.
@@ -257,6 +257,9 @@ class _Converter:
         if [bound.item() for bound in self._constants(node)] != [0, 6]:
             raise self._lacks(node, " but from 0 to 6")
         self._activate(node, node.input[0], "relu6")
+
+    def on_HardSwish(self, node, given) -> None:
+        self._activate(node, node.input[0], "hard_swish")
 
     def on_LeakyRelu(self, node, given) -> None:
         self._activate(node, node.input[0], "leaky_relu", float(given.get("alpha", 0.01)))

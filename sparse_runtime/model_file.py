@@ -72,14 +72,16 @@ def shapes(model: Model) -> list[Shape]:
 def encode(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Values, and their places as `bitmap` or `gaps` (uint8), whichever is smaller."""
     flat = matrix.ravel()
-    places = np.flatnonzero(flat)
-    zeros = np.diff(places, prepend=-1, append=flat.size) - 1
-    skips, rest = np.divmod(zeros, 255)
-    gaps = np.full(skips.sum() + len(zeros), 255, np.uint8)
-    gaps[np.cumsum(skips + 1) - 1] = rest
-    bitmap = np.packbits(flat != 0)
-    smaller = {"gaps": gaps} if len(gaps) < len(bitmap) else {"bitmap": bitmap}
-    return {"values": flat[places], **smaller}
+    there = flat != 0
+    values, bitmap = flat[there], np.packbits(there)
+    if len(values) + 1 < len(bitmap):  # as many gaps at least: the last ends behind the matrix
+        zeros = np.diff(np.flatnonzero(there), prepend=-1, append=flat.size) - 1
+        skips, rest = np.divmod(zeros, 255)
+        gaps = np.full(skips.sum() + len(zeros), 255, np.uint8)
+        gaps[np.cumsum(skips + 1) - 1] = rest
+        if len(gaps) < len(bitmap):
+            return {"values": values, "gaps": gaps}
+    return {"values": values, "bitmap": bitmap}
 
 
 def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) -> np.ndarray:
@@ -138,18 +140,20 @@ def write(model: Model, path) -> None:
     for i, op in enumerate(model.operators):
         described.append({"kind": op.kind, **{name: getattr(op, name) for name in _described(op)}})
         for name, dtype in op.ARRAYS.items():
-            array = getattr(op, name).astype(dtype)
+            array = np.asarray(getattr(op, name), dtype)
             if name == "weight":
                 described[-1]["columns"] = array.shape[1]
                 for part, coded in encode(array).items():
                     tensors[f"{i}.{part}"] = np.ascontiguousarray(coded)
             else:
                 tensors[f"{i}.{name}"] = np.ascontiguousarray(array)
-    network = json.dumps({
-        "input_shape": list(model.input_shape),
-        "operators": described,
-        "outputs": model.outputs,
-    })
+    network = json.dumps(
+        {
+            "input_shape": list(model.input_shape),
+            "operators": described,
+            "outputs": model.outputs,
+        }
+    )
     metadata = {"format": FORMAT, "version": str(VERSION), "network": network}
     metadata["sha256"] = _digest(metadata, tensors)
     Path(path).write_bytes(save(tensors, metadata))
@@ -160,7 +164,8 @@ def _digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
     for name in ("format", "version", "network"):
         digest.update(metadata[name].encode() + b"\0")
     for name, array in sorted(tensors.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}\0".encode() + array.tobytes())
+        digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        digest.update(array)
     return digest.hexdigest()
 
 

@@ -62,7 +62,7 @@ class Network:
         self.lanes = self._library.lanes()
         self.batch, self.threads = batch, threads
         self._lock = threading.Lock()
-        self._context = Context(self._library, threads)
+        self._context = Context(self._library, threads, build.l1_size())
         self._plan(model)
         self._pool = self._library.start_threads(threads)
         if self._pool is None:

@@ -39,6 +39,7 @@ def nodes(operators: list[Operator], outputs: list[int]) -> list[Node]:
             and (op.kernel, op.stride, op.padding, op.groups) == ([1, 1], [1, 1], [0] * 4, 1)
             and before is not None
             and isinstance(before.op, Depthwise)
+            and before.op.fits_a_tile()
             and uses[before.output] == 1
         ):
             node.depthwise, node.inputs = before.op, before.inputs

@@ -122,7 +122,8 @@ def parse_export(text: str, argv=None) -> argparse.Namespace:
         missing = [f"--{name}" for name in ("format", "out") if not getattr(args, name)]
         if missing:
             raise WrongOption(f"{' and '.join(missing)} must be given, or --what_if")
-        args.pruned_model = args.pruned_model or "models"
+        if args.pruned_model is None:
+            args.pruned_model = "models"
     elif args.format or args.out:
         raise WrongOption("--what_if writes nothing: leave --format and --out out")
     check_early(args)

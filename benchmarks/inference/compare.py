@@ -58,9 +58,10 @@ from tasks import classification
 from training.command_line import Parser, number, one_line_errors
 
 RUNTIME = ["-m", "benchmarks.inference.runtime"]
-# Of the largest value of an output. Deep random networks let float32 runtimes be 1e-4 apart; MNN,
-# which computes 3x3 convolutions by Winograd's method, is 4e-3 off in ResNet50.
-MAX_DIFFERENCE = 1e-2
+# Of the largest value of an output: what computes another network is off by about 1. Deep random
+# networks magnify what is rounded: ONNX Runtime is 5e-4 off in ResNet152; MNN, which computes 3x3
+# convolutions by Winograd's method, 4e-3 in ResNet50, and more in deeper ones.
+MAX_DIFFERENCE = 0.1
 
 
 class RuntimePeer(Peer):

@@ -97,11 +97,12 @@ def write_all(folder: Path, found: argparse.Namespace, ratios: list[float], batc
         made[round(sparsity(prunable_parameters(network)), 4)] = network
     else:
         made.update((ratio, random_network(found, ratio)) for ratio in ratios)
-    return {ratio: write(folder / f"{ratio:g}", made[ratio], images) for ratio in made}
+    return {ratio: write(folder, ratio, made[ratio], images) for ratio in made}
 
 
-def write(folder: Path, network: paddle.nn.Layer, images: np.ndarray) -> Model | None:
-    """A file for each runtime, and what it has to compute."""
+def write(folder: Path, ratio: float, network: paddle.nn.Layer, images: np.ndarray) -> Model | None:
+    """A file for each runtime that it is timed with, and what it has to compute."""
+    folder /= f"{ratio:g}"
     folder.mkdir()
     batch, *shape = images.shape
     np.savez(folder / "outputs.npz", *export.outputs(network, paddle.to_tensor(images)))
@@ -112,5 +113,6 @@ def write(folder: Path, network: paddle.nn.Layer, images: np.ndarray) -> Model |
         model = model_file.read(folder / runtimes.SPARSE)
     except ValueError as error:
         print(f"the sparse runtime is left out: {error}", file=sys.stderr)
-    export.save_paddle(network, shape, folder, batch)  # the last one: it changes the network
+    if ratio == 0:
+        export.save_paddle(network, shape, folder, batch)  # the last one: it changes the network
     return model

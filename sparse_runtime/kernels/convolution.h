@@ -20,7 +20,7 @@ struct Depthwise {
   const float* weights;          // [C][kernel_height * kernel_width]
   const float* bias;             // [C]
   const Neighbours* neighbours;  // [vectors of pixels]; of 3x3 with stride 1 and padding 1 alone
-  int64_t strip;                 // pixels that are computed of one channel after the other
+  int64_t strip;                 // pixels that are computed at once
   int64_t rows_size;             // floats that Rows has for them
 };
 
@@ -56,8 +56,9 @@ struct Convolution {
   Window window;
   Activation activation;
   int32_t producer;
-  const Depthwise* before;  // of DEPTHWISE
-  int64_t rows_size;        // floats of scratch that Rows needs; the tile lies behind them
+  const Depthwise* before;       // of DEPTHWISE
+  const Neighbours* neighbours;  // of PATCHES of 3x3 with stride 1 and padding 1 alone
+  int64_t rows_size;  // of other PATCHES: floats of scratch for Rows; the tile lies behind them
 
   const Matrix* matrix;
   const float* bias;  // [rows]
@@ -79,10 +80,8 @@ struct Tile {
 void patches(const Convolution& op, const Tile& tile, int first, int last, float* scratch,
              float* to);
 
-// Pixels [start, end) of channels [first, last), into to [last - first][stride]; of the last one a
-// vector more may be written.
-void depthwise_pixels(const Depthwise& op, int64_t start, int64_t end, int64_t first, int64_t last,
-                      float* scratch, float* to, int64_t stride);
+// Channels [first, last) of 3x3 with padding 1 and stride 1 or 2, likewise.
+void depthwise_tile(const Depthwise& op, const Tile& tile, int first, int last, float* to);
 
 // out[row][start:] (+)= columns of a block * tile, for the rows of a chunk.
 void multiply_sparse(const Convolution& op, const Tile& tile, int block, int chunk);
@@ -113,5 +112,6 @@ inline void end_sums(const Convolution& op, int row, bool last, int64_t start, c
   else if (op.activation.kind == RELU)
     all([](T sum) { return max(broadcast_as<T>(0), sum); });
   else
+#pragma GCC unroll 32
     for (int v = 0; v < V; v++) store(to + v * LANES_OF<T>, activate(op.activation, sums[v]));
 }

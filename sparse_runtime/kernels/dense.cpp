@@ -24,9 +24,12 @@ void multiply(const Convolution& op, const Tile& tile, int block, int row) {
       matrix.values + (int64_t)begin * groups * ROWS + (int64_t)row * (end - begin);
   const float* x = tile.pixels;
   Vec sums[C][ROWS][V];
+#pragma GCC unroll 4
   for (int r = 0; r < ROWS; r++) {
     begin_sums<Vec, V>(op, row + (r < rows ? r : 0), block == 0, tile.start, sums[0][r]);
+#pragma GCC unroll 2
     for (int c = 1; c < C; c++)
+#pragma GCC unroll 8
       for (int v = 0; v < V; v++) sums[c][r][v] = broadcast(0);
   }
   const auto take = [&](Vec(&sum)[ROWS][V]) {
@@ -46,10 +49,13 @@ void multiply(const Convolution& op, const Tile& tile, int block, int row) {
 #pragma GCC unroll 2
     for (int c = 0; c < C; c++) take(sums[c]);
   for (; count > 0; count--) take(sums[0]);
-  for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 2
     for (int c = 1; c < C; c++)
+#pragma GCC unroll 8
       for (int v = 0; v < V; v++) sums[0][r][v] = add(sums[0][r][v], sums[c][r][v]);
-    end_sums<Vec, V>(op, row + r, end == matrix.columns, tile.start, sums[0][r]);
+    if (r < rows) end_sums<Vec, V>(op, row + r, end == matrix.columns, tile.start, sums[0][r]);
   }
 }
 

@@ -17,6 +17,7 @@ void piece_of(const Depthwise& op, const Piece& piece, const Rows& rows, int64_t
   const Vec bias = broadcast(op.bias[channel]);
   Vec kept[KERNEL == 3 ? 9 : 1];  // as many as fit the registers
   if (KERNEL == 3)
+#pragma GCC unroll 9
     for (int k = 0; k < 9; k++) kept[k] = broadcast(weights[k]);
   const int64_t pitch = rows.pitch(), phase = rows.phase();
 
@@ -67,6 +68,7 @@ void flat(const Depthwise& op, int64_t start, int64_t end, int64_t channel, floa
   const int64_t width = op.in.width;
   const float* in = op.in.channel(channel) + start;
   Vec weights[9];
+#pragma GCC unroll 9
   for (int k = 0; k < 9; k++) weights[k] = broadcast(op.weights[channel * 9 + k]);
   const Vec bias = broadcast(op.bias[channel]);
   const auto inside = [](const Neighbours& there, int y) {
@@ -104,6 +106,37 @@ void flat(const Depthwise& op, int64_t start, int64_t end, int64_t channel, floa
   }
 }
 
+// 3x3 with stride 2 and padding 1: the middle column of a window and the right one are the even and
+// the odd floats of a row, the left one is the right one of the window before.
+void halved(const Depthwise& op, const Segments& segments, int64_t channel, float* to) {
+  const Tensor& in = op.in;
+  Vec weights[9];
+#pragma GCC unroll 9
+  for (int k = 0; k < 9; k++) weights[k] = broadcast(op.weights[channel * 9 + k]);
+  const Vec bias = broadcast(op.bias[channel]);
+  for (const Segment& s : segments) {
+    const int top = 2 * s.y - 1;
+    const float* rows = in.channel(channel) + (s.picture * in.height + top) * in.width;
+    // The last vector of a row may reach into the next one, which comes later.
+    for (int x = s.x; x < s.x + s.count; x += LANES) {
+      const Mask left = x == 0 ? ALL - 1 : ALL, right = first_lanes((in.width - 2 * x) / 2);
+      Vec sum = bias;
+#pragma GCC unroll 3
+      for (int k = 0; k < 3; k++) {
+        if (top + k < 0 || top + k >= in.height) continue;
+        const float* p = rows + k * in.width + 2 * x;
+        Vec middle, odd;
+        load_pairs(p, middle, odd);
+        const Vec before = shifted_in(broadcast(p[-1]), odd);
+        sum = multiply_add(weights[k * 3], masked(before, left), sum);
+        sum = multiply_add(weights[k * 3 + 1], middle, sum);
+        sum = multiply_add(weights[k * 3 + 2], masked(odd, right), sum);
+      }
+      store(to + s.offset + (x - s.x), activate(op.activation, sum));
+    }
+  }
+}
+
 using PieceOf = void (*)(const Depthwise&, const Piece&, const Rows&, int64_t, float*);
 
 PieceOf choose(const Window& w) {
@@ -117,24 +150,28 @@ PieceOf choose(const Window& w) {
 
 }  // namespace
 
-void depthwise_pixels(const Depthwise& op, int64_t start, int64_t end, int64_t first, int64_t last,
-                      float* scratch, float* to, int64_t stride) {
+void depthwise_tile(const Depthwise& op, const Tile& tile, int first, int last, float* to) {
+  const int64_t end = std::min(tile.start + tile.vectors * LANES, op.out.pixels());
   if (op.neighbours) {
-    for (int64_t c = first; c < last; c++, to += stride) flat(op, start, end, c, to);
-    return;
+    for (int c = first; c < last; c++, to += tile.stride) flat(op, tile.start, end, c, to);
+  } else {
+    const Segments segments(op.out, tile.start, end);
+    for (int c = first; c < last; c++, to += tile.stride) halved(op, segments, c, to);
   }
-  const PieceOf piece_of = choose(op.window);
-  pieces(op.out, start, end, [&](const Piece& piece) {
-    Rows rows(op.window, op.in, op.out, piece, scratch, op.rows_size);
-    rows.each(first, last, 0,
-              [&](int64_t c) { piece_of(op, piece, rows, c, to + (c - first) * stride); });
-  });
 }
 
 extern "C" void depthwise(const void* of, const Part& part) {
   const Depthwise& op = *static_cast<const Depthwise*>(of);
   const int64_t first = part.begin(op.out.channels), last = part.end(op.out.channels);
+  if (op.neighbours) {
+    for (int64_t c = first; c < last; c++) flat(op, 0, op.out.pixels(), c, op.out.channel(c));
+    return;
+  }
+  const PieceOf piece_of = choose(op.window);
   for (int64_t start = 0; start < op.out.pixels(); start += op.strip)
-    depthwise_pixels(op, start, std::min(start + op.strip, op.out.pixels()), first, last,
-                     part.scratch, op.out.channel(first) + start, op.out.stride);
+    pieces(op.out, start, std::min(start + op.strip, op.out.pixels()), [&](const Piece& piece) {
+      Rows rows(op.window, op.in, op.out, piece, part.scratch, op.rows_size);
+      rows.each(first, last, 0,
+                [&](int64_t c) { piece_of(op, piece, rows, c, op.out.channel(c) + start); });
+    });
 }

@@ -28,10 +28,6 @@ inline Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 
-// Whether to shift floats from a vector beside, rather than to load them anew: a load of 64 bytes
-// that is not aligned counts twice.
-constexpr bool SHIFTS = true;
-
 // The vector one float before b's first, where a holds what lies before b; and one behind a's.
 inline Vec shifted_in(Vec a, Vec b) {
   return {_mm512_castsi512_ps(
@@ -92,6 +88,14 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
   odd.v = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
 }
 
+inline Vec shifted_in(Vec a, Vec b) {
+  const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
+  return {_mm256_castsi256_ps(_mm256_alignr_epi8(b_, _mm256_permute2x128_si256(a_, b_, 0x21), 12))};
+}
+inline Vec shifted_out(Vec a, Vec b) {
+  const __m256i a_ = _mm256_castps_si256(a.v), b_ = _mm256_castps_si256(b.v);
+  return {_mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_permute2x128_si256(a_, b_, 0x21), a_, 4))};
+}
 inline Vec load_four(const float* p) {
   return {_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p))};
 }
@@ -150,6 +154,12 @@ inline void load_pairs(const float* p, Vec& even, Vec& odd) {
   odd = each([&](int i) { return p[2 * i + 1]; });
 }
 
+inline Vec shifted_in(Vec a, Vec b) {
+  return each([&](int i) { return i == 0 ? a.v[LANES - 1] : b.v[i - 1]; });
+}
+inline Vec shifted_out(Vec a, Vec b) {
+  return each([&](int i) { return i == LANES - 1 ? b.v[0] : a.v[i + 1]; });
+}
 inline Vec load_four(const float* p) { return load(p); }
 template <int I>
 inline Vec one_of(Vec four) {
@@ -158,11 +168,9 @@ inline Vec one_of(Vec four) {
 
 #endif
 
-#if !defined(__AVX512F__)
-constexpr bool SHIFTS = false;
-inline Vec shifted_in(Vec, Vec b) { return b; }  // not used
-inline Vec shifted_out(Vec a, Vec) { return a; }
-#endif
+// Whether floats beside a vector are better shifted in than loaded anew: a load of 64 bytes that is
+// not aligned counts twice.
+constexpr bool SHIFTS = LANES == 16;
 
 constexpr Mask ALL = (1u << LANES) - 1;
 

@@ -32,7 +32,9 @@ void multiply(const Convolution& op, const Tile& tile, int block, int chunk) {
       const int row = first_row + *order++;
       T sums[C][V];
       begin_sums<T, V>(op, row, first, tile.start, sums[0]);
+#pragma GCC unroll 4
       for (int c = 1; c < C; c++)
+#pragma GCC unroll 32
         for (int v = 0; v < V; v++) sums[c][v] = broadcast_as<T>(0);
       const auto take = [&](T weight, int index, T(&sum)[V]) {
         const float* pixels = tile.pixels + index * tile.stride;
@@ -51,7 +53,9 @@ void multiply(const Convolution& op, const Tile& tile, int block, int chunk) {
         take(one_of_as<T, 3>(values, four), places >> 48, sums[3 % C]);
       }
       for (; count > 0; count--) take(broadcast_as<T>(*values++), *indices++, sums[0]);
+#pragma GCC unroll 4
       for (int c = 1; c < C; c++)
+#pragma GCC unroll 32
         for (int v = 0; v < V; v++) sums[0][v] = add(sums[0][v], sums[c][v]);
       end_sums<T, V>(op, row, last, tile.start, sums[0]);
     }

@@ -28,12 +28,6 @@ struct Piece {
   }
 };
 
-// Where the vector begins that holds column `begin`: the last one of a row is moved back, so that
-// it does not reach into the next row. In rows shorter than a vector it does.
-inline int last_whole(int begin, int count) {
-  return begin + LANES > count && count >= LANES ? count - LANES : begin;
-}
-
 // Calls f(piece) for what pixels [start, end) of `out` have in each picture.
 template <class F>
 void pieces(const Tensor& out, int64_t start, int64_t end, F f) {
@@ -43,6 +37,41 @@ void pieces(const Tensor& out, int64_t start, int64_t end, F f) {
     f(Piece{picture, int(p - picture * size), int(last - picture * size), p - start});
     p = last;
   }
+}
+
+// Pixels of a tile that lie in one row of a picture.
+struct Segment {
+  int64_t picture;
+  int y, x, count;
+  int64_t offset;  // of the first one in the tile
+};
+
+// What a tile, or the piece of it that is in one picture, consists of; found once, not a channel.
+class Segments {
+ public:
+  Segments(const Tensor& out, const Piece& piece) { append(out, piece); }
+  Segments(const Tensor& out, int64_t start, int64_t end) {
+    pieces(out, start, end, [&](const Piece& piece) { append(out, piece); });
+  }
+
+  const Segment* begin() const { return all_; }
+  const Segment* end() const { return all_ + count_; }
+
+ private:
+  void append(const Tensor& out, const Piece& piece) {
+    piece.rows(out.width, [&](int y, int x, int count, int64_t offset) {
+      all_[count_++] = {piece.picture, y, x, count, offset};
+    });
+  }
+
+  Segment all_[MAX_VECTORS * LANES];
+  int count_ = 0;
+};
+
+// Where the vector begins that holds column `begin`: the last one of a row is moved back, so that
+// it does not reach into the next row. In rows shorter than a vector it does.
+inline int last_whole(int begin, int count) {
+  return begin + LANES > count && count >= LANES ? count - LANES : begin;
 }
 
 // Rows of a channel, with what lies around the picture where a window needs it. What windows see

@@ -9,7 +9,15 @@ from typing import ClassVar
 import numpy as np
 
 from .operator import (
-    Activated, Activation, Context, Shape, Step, Tensor, Window, Windowed, check_array,
+    Activated,
+    Activation,
+    Context,
+    Shape,
+    Step,
+    Tensor,
+    Window,
+    Windowed,
+    check_array,
     rows_size,
 )  # fmt: skip
 
@@ -19,9 +27,7 @@ MAX_BLOCK = (1 << 16) - 1  # columns or rows of a matrix in a block
 # With fewer zeros a matrix is surely quicker in its dense form, with more in its sparse one.
 MIN_ZEROS, MAX_ZEROS = 0.1, 0.7
 STRIP_ROWS = 8  # of a channel of a depthwise convolution, computed at once
-MAX_STRIP = 192 << 10  # bytes of a strip of all channels of one: leaves half of an L2 cache
 NARROW = 6  # vectors of a tile
-MAX_TILE = 24 << 10  # bytes of a block of a tile: leaves room for weights in an L1 cache of 32 KB
 
 
 class DepthwiseFields(ctypes.Structure):
@@ -51,10 +57,12 @@ class ConvolutionFields(ctypes.Structure):
     _fields_ = (
         ("in_", Tensor), ("out", Tensor), ("residual", Tensor), ("window", Window),
         ("activation", Activation), ("producer", ctypes.c_int32),
-        ("before", ctypes.POINTER(DepthwiseFields)), ("rows_size", ctypes.c_int64),
+        ("before", ctypes.POINTER(DepthwiseFields)), ("neighbours", ctypes.c_void_p),
+        ("rows_size", ctypes.c_int64),
         ("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p),
         *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups")],
     )  # fmt: skip
+
 
 MAX_CHANNELS = (1 << 16) - 1
 
@@ -94,7 +102,8 @@ class Convolution(Windowed, Activated):
             rows = slice(group * count, (group + 1) * count)
             op = ConvolutionFields(
                 inputs[0].part(group * of, of), output.part(group * count, count),
-                window=self.window_fields(), activation=(node.activation or self).activation_fields(),
+                window=self.window_fields(),
+                activation=(node.activation or self).activation_fields(),
                 bias=context.pointer(self.bias[rows]), lanes=context.lanes,
             )  # fmt: skip
             if len(inputs) > 1:
@@ -107,11 +116,8 @@ class Convolution(Windowed, Activated):
                 op.producer = DEPTHWISE
                 between = Tensor(0, 0, output.pictures, of, output.height, output.width)
                 op.before = ctypes.pointer(node.depthwise.fields(inputs[0], between, context))
-                before = op.before.contents
-                before.strip = _strip(of, output, context.lanes)
-                op.rows_size = before.rows_size = rows_size(
-                    before.window, output, before.strip, context.lanes
-                )
+            if op.producer == PATCHES:
+                op.neighbours = _neighbours(self, inputs[0], context)
             step = Step("convolution", op, output, wait=group == self.groups - 1)
             steps.append(step)
         ways = Ways(steps, self.weight, context)
@@ -140,7 +146,7 @@ class Ways:
         for step in steps:
             step.op.groups = shares if vectors < 8 * context.threads else 1
         # All columns of a wide tile in the L1 cache, or a part of those of a narrow one.
-        tile = MAX_TILE // (4 * op.lanes)
+        tile = context.l1 // (4 * op.lanes)
         narrow = min(vectors, NARROW)
         wide = min(vectors, context.max_vectors, max(NARROW, tile // columns))
         self.block = columns if op.lanes == 1 else min(columns, max(1, tile // wide))
@@ -149,7 +155,7 @@ class Ways:
         widths = dict.fromkeys((wide, min(vectors, 4), min(vectors, 8)))
         self.possible = [(False, width) for width in widths] if zeros > MIN_ZEROS else []
         if zeros < MAX_ZEROS:
-            self.possible.append((True, narrow))
+            self.possible += [(True, width) for width in dict.fromkeys((narrow, wide))]
         self.alike = (
             rows, columns, len(steps), op.producer, op.in_.height, op.out.height, op.out.pixels,
             op.window.kernel_height, op.window.stride_height, bool(op.residual.data),
@@ -167,10 +173,7 @@ class Ways:
             op.matrix, op.vectors = ctypes.pointer(kept[0]), width
             pixels, lanes = width * op.lanes, self.context.lanes
             made = self.block * (pixels + lanes)
-            if op.producer == DEPTHWISE:
-                strip = min(op.before.contents.strip, _round_up(op.out.pixels, op.lanes))
-                made = kept[0].columns * (strip + lanes)
-            elif op.producer == PATCHES:
+            if op.producer == PATCHES:
                 op.rows_size = rows_size(op.window, op.out, pixels, lanes)
             step.scratch = op.rows_size + made + 2 * lanes
 
@@ -215,12 +218,6 @@ def _encode_dense(weight: np.ndarray, block: int) -> np.ndarray:
     return np.concatenate([part.swapaxes(1, 2).ravel() for part in parts])
 
 
-def _strip(channels: int, output: Tensor, lanes: int) -> int:
-    """Pixels of a depthwise convolution's result that are kept in an L2 cache at once."""
-    rows = max(1, MAX_STRIP // (4 * channels * output.width))
-    return _round_up(rows * output.width, lanes)
-
-
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
@@ -242,14 +239,17 @@ class Depthwise(Windowed, Activated):
         check_array("bias", self.bias, channels)
         return channels, *size
 
+    def fits_a_tile(self) -> bool:
+        """Whether it can be computed on the way into a convolution of 1x1."""
+        equal = self.stride in ([1, 1], [2, 2])
+        return self.kernel == [3, 3] and self.padding == [1] * 4 and equal
+
     def fields(self, input: Tensor, output: Tensor, context: Context) -> DepthwiseFields:
         op = DepthwiseFields(
             input, output, self.window_fields(), self.activation_fields(),
             context.pointer(self.weight), context.pointer(self.bias),
         )  # fmt: skip
-        if (self.kernel, self.stride, self.padding) == ([3, 3], [1, 1], [1] * 4):
-            there = context.pointer(_neighbours(input, context.lanes), np.uint16)
-            op.neighbours = there + 2 * 4  # bytes of a vector's
+        op.neighbours = _neighbours(self, input, context)
         return op
 
     def steps(self, node, inputs, output, context):
@@ -259,14 +259,20 @@ class Depthwise(Windowed, Activated):
         return [Step("depthwise", op, output, op.rows_size)]
 
 
-def _neighbours(tensor: Tensor, lanes: int) -> np.ndarray:
-    """[vectors + 2, 4]: bits of the pixels that have one above, below, left and right.
+def _neighbours(op: Windowed, tensor: Tensor, context: Context) -> int | None:
+    """Of 3x3 with stride 1 and padding 1: the pixels that have one above, below, left and right.
 
-    Those of a vector before and of one behind the picture, too.
+    A bit each [vectors + 2, 4], also for a vector before the picture and one behind it; the address
+    is that of the first one in it.
     """
-    pixels = np.arange(-lanes, _round_up(tensor.pixels, lanes) + lanes)
-    y, x = np.divmod(pixels % (tensor.height * tensor.width), tensor.width)
-    there = np.stack([y > 0, y < tensor.height - 1, x > 0, x < tensor.width - 1])
-    there &= (pixels >= 0) & (pixels < tensor.pixels)
-    bits = there.reshape(4, -1, lanes) << np.arange(lanes)
-    return bits.sum(2).T
+    if (op.kernel, op.stride, op.padding) != ([3, 3], [1, 1], [1] * 4):
+        return None
+    lanes, key = context.lanes, (tensor.pictures, tensor.height, tensor.width)
+    if key not in context.neighbours:
+        pixels = np.arange(-lanes, _round_up(tensor.pixels, lanes) + lanes)
+        y, x = np.divmod(pixels % (tensor.height * tensor.width), tensor.width)
+        there = np.stack([y > 0, y < tensor.height - 1, x > 0, x < tensor.width - 1])
+        there &= (pixels >= 0) & (pixels < tensor.pixels)
+        bits = (there.reshape(4, -1, lanes) << np.arange(lanes)).sum(2).T
+        context.neighbours[key] = context.pointer(bits, np.uint16) + bits[0].size * 2
+    return context.neighbours[key]

@@ -63,10 +63,12 @@ class Step:
 class Context:
     """The kernels that steps are made for."""
 
-    def __init__(self, library: ctypes.CDLL, threads: int):
+    def __init__(self, library: ctypes.CDLL, threads: int, l1: int):
         self.library, self.threads = library, threads
+        self.l1 = l1  # bytes of a core's first cache
         self.lanes, self.max_vectors = library.lanes(), library.max_vectors()
         self.kept = []  # what steps point to
+        self.neighbours: dict = {}  # of convolution.py, by the size of the pictures
 
     def pointer(self, array: np.ndarray, dtype=np.float32) -> int:
         """The address of a copy of it that is kept."""

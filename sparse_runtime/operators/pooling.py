@@ -10,7 +10,6 @@ import numpy as np
 
 from .operator import Context, Operator, Shape, Step, Tensor, Window, Windowed, rows_size
 
-
 STRIP_ROWS = 8  # of a channel's result, computed at once: what they are made of fits an L1 cache
 
 

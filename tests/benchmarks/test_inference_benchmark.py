@@ -205,12 +205,12 @@ def test_a_peer_that_fails_or_differs_says_why(tmp_path, monkeypatch):
     for program, message in (
         ("import no_such_module", "ended: ModuleNotFoundError: No module named 'no_such_module'"),
         (says(error="RuntimeError: no"), "^RuntimeError: no$"),
-        (says(version="1", differences={"0.9": 0.02}), "at 90% it is off by 2.0e-02 of the larg"),
+        (says(version="1", differences={"0.9": 0.2}), "at 90% it is off by 2.0e-01 of the larg"),
         (says(version="1", differences={"0.9": float("nan")}), "at 90% it is off by nan"),
     ):
         with pytest.raises(ChildProcessError, match=message):
             start(program)
-    start(says(version="1", differences={"0.9": 0.005})).end()
+    start(says(version="1", differences={"0.9": 0.05})).end()
 
 
 def test_the_difference_from_the_network_is_relative_and_of_the_worst_output():

@@ -134,9 +134,12 @@ def test_it_warns_where_sparse_is_slower(
     assert bool(errors) is slower
 
 
-def test_what_is_exported_stays_where_the_comparison_fails(trained, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_what_is_exported_stays_where_the_comparison_fails(
+    error, trained, tmp_path, capsys, monkeypatch
+):
     def save(model, shape, folder):
-        raise ValueError("it has no such operator")
+        raise error("it has no such operator")
 
     monkeypatch.setitem(export.SAVE, "onnx", save)
     export.main(["--pruned_model", str(trained), "--format", "sparse", "--out", str(tmp_path)])
@@ -271,15 +274,10 @@ def test_a_detector_is_exported_up_to_its_heads(voc_dir, tmp_path, capsys):
     heads = network(paddle.zeros([1, 3, 64, 64]))
     assert [head.shape for head in heads] == [[1, 24, n, n] for n in (2, 4, 8)]
     whole = measured(capsys, model, *data)
-    same = measured(capsys, tmp_path / "out", "--runtime", "onnx", *data)
-    assert same["map_11point"] == whole["map_11point"]
-    export.main(["--pruned_model", str(model), "--format", "paddle", *out, *data])
-    same = measured(capsys, tmp_path / "out", "--runtime", "paddle", *data)
-    assert same["map_11point"] == whole["map_11point"]
-    message = error_line(
-        capsys, export.main, "--pruned_model", model, "--format", "sparse", *out, *data
-    )
-    assert "the sparse runtime has no operator LeakyRelu" in message
+    for name in runtimes.NAMES:
+        export.main(["--pruned_model", str(model), "--format", name, *out, *data])
+        same = measured(capsys, tmp_path / "out", "--runtime", name, *data)
+        assert same["map_11point"] == whole["map_11point"]
 
 
 class TwoSlopes(paddle.nn.Layer):
@@ -303,14 +301,20 @@ def test_a_leaky_relu_is_one_operator_of_onnx_with_its_slope(tmp_path):
     assert slopes == pytest.approx([0.1, 0.3])
 
 
-@pytest.mark.parametrize(("model", "operator"), [("mobilenet_v2", "Clip"), ("resnet18", "MaxPool")])
-def test_an_operator_the_runtime_lacks_is_named(model, operator, tmp_path, capsys):
+@pytest.mark.parametrize("model", ["mobilenet_v3_small", "shufflenet_v2_x0_25"])
+def test_a_network_with_branches_is_exported_as_sparse(model, tmp_path):
     network = getattr(paddle.vision.models, model)(num_classes=10)
     paddle.save(network.state_dict(), str(tmp_path / "w.pdparams"))
-    message = error_line(capsys, export.main, "--pruned_model", tmp_path / "w.pdparams", "--format",
-                         "sparse", "--out", tmp_path / "out", "--model", model)  # fmt: skip
-    assert f"the sparse runtime has no operator {operator}" in message
-    assert list((tmp_path / "out").iterdir()) == []
+    export.main(["--pruned_model", str(tmp_path / "w.pdparams"), "--format", "sparse", "--out",
+                 str(tmp_path / "out"), "--model", model])  # fmt: skip
+    assert (tmp_path / "out" / runtimes.SPARSE).is_file()
+
+
+def test_an_operator_the_runtime_lacks_is_named(tmp_path):
+    network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 1), paddle.nn.Tanh())
+    with pytest.raises(ValueError, match="the sparse runtime has no operator Tanh"):
+        export.save_sparse(network, (3, 8, 8), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_another_paddle_exported_does_not_stay(trained, tmp_path):
@@ -369,6 +373,10 @@ def test_refusals(trained, exported, tmp_path, capsys, monkeypatch):
     message = refused(evaluate, "--pruned_model", exported, "--runtime", "onnx", "--per_layer")
     assert "leave --runtime out" in message
     assert "--threads is of --runtime" in refused(evaluate, "--threads", 2)
+    empty = ["--pruned_model", ""]  # and not the default: random weights, or models
+    monkeypatch.chdir(tmp_path)
+    for options in (["--what_if", 0.5], ["--format", "onnx", "--out", tmp_path / "out"]):
+        assert ". holds no model-pruned.pdparams" in refused(export, *empty, *options)
     (tmp_path / "paddle2onnx").mkdir()  # in the place of the real one
     (tmp_path / "paddle2onnx" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from hypothesis import settings
-from sparse_networks import LAST, POOL, convolution, depthwise, model
+from sparse_networks import LAST, MEAN, convolution, depthwise, model, pool
 
 from sparse_runtime import model_file
 from sparse_runtime.model_file import Model
@@ -19,19 +19,29 @@ properties = settings(max_examples=100, deadline=None, derandomize=True, databas
 
 def small() -> Model:
     """All kinds of operators, with a bitmap for the weights of operator 0 and gaps for 2."""
+    window = {"kernel": [3, 2], "padding": [1, 0, 1, 0]}
     made = model(
-        (2, 5, 4), convolution(3, 3, 2, 1), depthwise(), convolution(60, relu=False), POOL, LAST
-    )
+        (2, 5, 4), convolution(3, 3, 2, 1), depthwise(), convolution(60, activation="none"), MEAN,
+        LAST,
+        convolution(60, 3, 1, 1, "leaky_relu", groups=3, slope=0.1, inputs=[3]),
+        {"kind": "add", "inputs": [3, -1], "activation": "relu6"},
+        {"kind": "multiply", "inputs": [-1, 4], "activation": "hard_sigmoid"},
+        {"kind": "scale", "activation": "hard_swish"},
+        pool("max_pool", **window), pool("average_pool", **window, inputs=[-2]),
+        {"kind": "concatenation", "inputs": [-2, -1, 10]}, {"kind": "channels", "channels": [7, 0]},
+        {"kind": "upsample", "factor": 3}, {"kind": "flatten"}, outputs=[-2, 5, -1],
+    )  # fmt: skip
     made.operators[2].weight[1:-1] = 0
     return made
 
 
 def assert_same_model(left: Model, other: Model) -> None:
-    assert left.input_shape == other.input_shape
-    assert len(left.operators) == len(other.operators)
+    assert (left.input_shape, left.outputs) == (other.input_shape, other.outputs)
+    assert [op.kind for op in left.operators] == [op.kind for op in other.operators]
     for op, like in zip(left.operators, other.operators):
         fields, wanted = dict(vars(op)), dict(vars(like))
-        for name in ("weight", "bias"):
+        for name, dtype in op.ARRAYS.items():
+            assert fields[name].dtype == dtype
             np.testing.assert_array_equal(fields.pop(name), wanted.pop(name))
         assert fields == wanted
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sparse_runtime import model_file
 from sparse_runtime.model_file import Model
 from sparse_runtime.operators import KINDS, Operator, Shape
 from sparse_runtime.operators.operator import ACTIVATIONS
@@ -58,7 +59,7 @@ def model(shape, *steps, density=0.4, seed=0, outputs=None) -> Model:
         inputs = [n % len(shapes) for n in step.get("inputs", [-1])]
         op = operator({**step, "inputs": inputs}, [shapes[n] for n in inputs], density, rng)
         operators.append(op)
-        shapes.append(op.shape(*(shapes[n] for n in inputs)))
+        shapes = model_file.shapes(Model(shape, operators, [len(operators)]))
     outputs = [n % len(shapes) for n in outputs or [-1]]
     return Model(shape, operators, outputs)
 

@@ -11,10 +11,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sparse_files import assert_same_model, refusal, small
-from sparse_networks import LAST, POOL, convolution, depthwise, model
+from sparse_networks import LAST, MEAN, convolution, depthwise, model, pool
 
 from sparse_runtime import model_file
-from sparse_runtime.model_file import Model, Operator, shapes
+from sparse_runtime.model_file import Model, shapes
+from sparse_runtime.operators import Convolution, Mean
 
 
 def shown(value) -> str:
@@ -44,12 +45,17 @@ def test_a_forged_file_is_one(path):
     assert_same_model(model_file.read(path), small())
 
 
-@pytest.mark.parametrize("version", ["2", "", "1.0", "01", "x" * 100_000, "2\n\x1b[2J"], ids=shown)
+@pytest.mark.parametrize("version", ["3", "", "2.0", "02", "x" * 100_000, "3\n\x1b[2J"], ids=shown)
 def test_another_version(version, path):
     forge(path, version=version)
     assert "it has version " in refusal(path)
-    if version == "2":
-        assert refusal(path).endswith("it has version 2, this program reads 1")
+    if version == "3":
+        assert refusal(path).endswith("it has version 3, this program reads 1 and 2")
+
+
+def test_what_version_1_did_not_know(path):
+    forge(path, version="1")
+    assert "it is damaged" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +72,17 @@ def test_a_description_that_is_none(text, path):
 
 NO_INTEGERS = [None, 1.0, float("nan"), True, "1", [1], {}, "x" * 100_000]
 NUMBERS = [-1, 1 << 31, 1 << 32, (1 << 32) + 1, 1 << 64, 10**30, *NO_INTEGERS]
-FIELDS = {
-    "kind": ["Convolution", "depthwise", "", None, 1, [], {}, "x" * 100_000, "\n\x1b[2J"],
+NO_TEXTS = ["", None, 1, True, [], {}, "x" * 100_000, "\n\x1b[2J"]
+FIELDS = {  # of operator 0
+    "kind": ["Convolution", "depthwise", "pool", ["convolution"], *NO_TEXTS],
     "inputs": [[], [1], [-1], [0, 0], [0.0], [False], ["0"], [[0]], 0, None, "0", {}, {"0": 0},
                [10**30], [0] * 100_000],
-    "kernel": [0, 1, 2, 4, 15, 16, *NUMBERS],
-    "stride": [0, 3, *NUMBERS],
-    "padding": [3, *NUMBERS],
-    "relu": [0, 1, None, "true", [], 1.0],
+    "kernel": [[], [3], [3, 3, 3], [2, 3], [129, 3], [0, 3], 3, "33", *[[3, n] for n in NUMBERS]],
+    "stride": [[], [2], [2, 2, 2], [0, 1], [129, 1], 2, "22", *[[2, n] for n in NUMBERS]],
+    "padding": [[], [1, 1], [1] * 5, [1, 1, 1, 3], 1, *[[n, 1, 1, 1] for n in NUMBERS]],
+    "groups": [0, 2, 3, *NUMBERS],
+    "activation": ["ReLU", "tanh", ["relu"], *NO_TEXTS],
+    "slope": [0, 10**400, *NO_INTEGERS[3:], None],
     "columns": [0, 1, 17, 19, 36, -18, 1 << 24, *NUMBERS],
     "weight": [None, [], [[1.0]], "x"],
     "bias": [None, [], [1.0], "x"],
@@ -83,10 +92,14 @@ FIELDS = {
 }  # fmt: skip
 
 
+def changed(number: int, **fields):
+    return lambda network, tensors: network["operators"][number].update(fields)
+
+
 @pytest.mark.parametrize("field", list(FIELDS), ids=shown)
 def test_an_operator_with_another(field, path):
     for value in FIELDS[field]:
-        forge(path, lambda network, tensors, v=value: network["operators"][0].update({field: v}))
+        forge(path, changed(0, **{field: value}))
         refusal(path)
 
 
@@ -96,16 +109,50 @@ def test_an_operator_without(field, path):
     assert field in refusal(path)
 
 
-# Without weights of its own there is nothing to compare these with.
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("weight", [[1.0]]), ("weight", "x"), ("bias", [1.0]), ("relu", True), ("kernel", 3),
-     ("kernel", 10**30), ("stride", 2), ("padding", 1), ("padding", -1)],
-    ids=shown,
+    ("number", "field", "values"),
+    [
+        (1, "kernel", [[3, 2], [1, 9]]),
+        # Without weights of its own there is nothing to compare these with.
+        (3, "kernel", [3, [3, 3], 10**30]),
+        (3, "activation", ["none", "relu"]),
+        (3, "bias", [[1.0]]),
+        (5, "groups", [7, 60, 120]),
+        (6, "inputs", [[6], [3, 4], [4, 6], [3, 6, 6], [3, 7], [6, 15]]),
+        (7, "inputs", [[7], [4, 7], [7, 0], [7, 5], [7, 4, 4]]),
+        (8, "inputs", [[], [8, 8], [9]]),
+        (9, "kernel", [[7, 2], [1, 2], [3, 1 << 40]]),
+        (10, "padding", [[3, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1 << 40]]),
+        (11, "inputs", [[], [10, 9], [0, 10], [12], [10] * 1100, [10] * 100_000]),
+        (13, "factor", [0, 65, *NUMBERS]),
+        (14, "inputs", [[13, 13]]),
+    ],
+)
+def test_operators_that_do_not_fit(number, field, values, path):
+    for value in values:
+        forge(path, changed(number, **{field: value}))
+        assert f"operator {number} " in refusal(path)
+
+
+@pytest.mark.parametrize("outputs", [[], [0], [16], [10**30], 1, "5", *[[n] for n in NUMBERS[5:]]],
+                         ids=shown)  # fmt: skip
+def test_outputs_that_are_none(outputs, path):
+    forge(path, lambda network, tensors: network.update(outputs=outputs))
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    "grow",
+    [lambda n: {"kind": "upsample", "inputs": [n], "factor": 64},
+     lambda n: {"kind": "concatenation", "inputs": [n, n]},
+     lambda n: {"kind": "concatenation", "inputs": [n] * 10_000}],
 )  # fmt: skip
-def test_a_pooling_with(field, value, path):
-    forge(path, lambda network, tensors: network["operators"][3].update({field: value}))
-    assert "operator 3" in refusal(path)
+def test_results_that_grow(grow, path):
+    def change(network, tensors):
+        network["operators"] += [grow(number) for number in range(14, 40)]
+
+    forge(path, change)
+    assert "is more than this runtime takes" in refusal(path)
 
 
 @pytest.mark.parametrize("operator", [None, 1, "x", [], {}, [["kind"]], "x" * 100_000], ids=shown)
@@ -132,7 +179,7 @@ def test_operators_in_another_order(path):
     refusal(path)
     forge(path, lambda network, tensors: network["operators"].pop(0))
     refusal(path)
-    forge(path, lambda network, tensors: network["operators"].append(network["operators"][0]))
+    forge(path, lambda network, tensors: network["operators"].insert(0, network["operators"][1]))
     refusal(path)
 
 
@@ -154,6 +201,13 @@ TENSORS = {
         None, np.zeros(0, U), np.zeros(1, U), np.zeros(180, U), np.zeros(181, U),
         np.full(1, 180, U), np.full(9, 255, U), np.zeros((1, 9), U), np.zeros(181, np.int8),
         np.zeros(181, np.int64),
+    ],
+    "8.scale": [None, np.ones(0, F), np.ones(59, F), np.ones((60, 1), F), np.ones(60, np.float64)],
+    "8.shift": [None, np.ones(0, F), np.ones(61, F), np.ones((60, 1), F), np.ones(60, np.int32)],
+    "12.channels": [
+        None, np.zeros(0, np.uint16), np.full(1, 180, np.uint16), np.full(9, 65_535, np.uint16),
+        np.zeros((1, 2), np.uint16), np.zeros((), np.uint16), np.zeros(2, F), np.zeros(2, U),
+        np.zeros(2, np.int16), np.zeros(2, np.int64), np.zeros(1 << 16, np.uint16),
     ],
 }  # fmt: skip
 
@@ -180,7 +234,7 @@ def test_gaps_are_not_made_a_matrix_before_its_columns_are_known_to_fit(path):
         tensors["0.gaps"] = np.append(np.full(3 << 17, 255, U), U(0))
 
     forge(path, change)
-    assert "not [C_out, 18]" in refusal(path)
+    assert "[3, 33423360], not [3, 18]" in refusal(path)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "F4", "F16", "C64", "O"])
@@ -201,11 +255,14 @@ def test_dtypes_that_numpy_lacks(dtype, path):
 def test_shapes():
     made = model(
         (3, 33, 31), convolution(8, 3, 2, 1), depthwise(2), convolution(9), convolution(5, 5, 1, 0),
-        convolution(6, 4, 2, 3), convolution(7, 1, 2), POOL, LAST,
+        convolution(6, 4, 2, 3), convolution(7, 1, 2), MEAN, LAST,
+        depthwise(kernel=[1, 7], inputs=[2]), pool("max_pool", [3, 2], [2, 3], [1, 0, 2, 1]),
+        {"kind": "concatenation", "inputs": [-1, -1, -1]}, {"kind": "channels", "channels": [3]},
+        {"kind": "upsample", "factor": 3}, {"kind": "flatten"},
     )  # fmt: skip
     assert shapes(made) == [
         (3, 33, 31), (8, 17, 16), (8, 9, 8), (9, 9, 8), (5, 5, 4), (6, 4, 4), (7, 2, 2), (7, 1, 1),
-        (10, 1, 1),
+        (10, 1, 1), (8, 9, 8), (8, 5, 3), (24, 5, 3), (1, 5, 3), (1, 15, 9), (135, 1, 1),
     ]  # fmt: skip
 
 
@@ -215,74 +272,94 @@ def test_shapes():
 )
 def test_impossible_pictures(shape):
     with pytest.raises(ValueError, match="three whole numbers from 1 to 65535, got") as refused:
-        shapes(Model(shape, [Operator("pool", [0])]))
+        shapes(Model(shape, [Mean([0])], [1]))
     assert str(refused.value).endswith(f"got {shape}")
 
 
-KERNEL = "possible are a kernel of 1 to 15, stride 1 or 2, padding below the kernel"
-FOLLOWED = "a depthwise convolution has to be followed by one of 1x1"
+WINDOW = "possible are kernels and strides of 1 to 128, padding below the kernel"
 C4, C5, D = convolution(4), convolution(5), depthwise()
+ADD, MULTIPLY = ({"kind": kind, "inputs": [1, 2]} for kind in ("add", "multiply"))
 REFUSED = [  # steps, the number of one and what is changed in it, message
-    ((C4, C5), 0, {"kind": "conv"}, "'conv'; this program knows convolution, depthwise, pool"),
-    ((C4, C5), 0, {"inputs": [1]}, "0 (convolution) takes the results [1], not the one before"),
-    ((C4, C5), 1, {"inputs": [0]}, "1 (convolution) takes the results [0], not"),
-    ((C4, C5), 1, {"inputs": [1, 1]}, "1 (convolution) takes the results [1, 1], not"),
-    ((C4, C5), 0, {"kernel": 0}, f"0 (convolution): kernel 0, stride 1, padding 0; {KERNEL}"),
-    ((C4, C5), 1, {"kernel": 16}, f"1 (convolution): kernel 16, stride 1, padding 0; {KERNEL}"),
-    ((C4, C5), 0, {"stride": 3}, f"kernel 1, stride 3, padding 0; {KERNEL}"),
-    ((C4, C5), 0, {"stride": 0}, f"kernel 1, stride 0, padding 0; {KERNEL}"),
-    ((C4, C5), 0, {"padding": 1}, f"kernel 1, stride 1, padding 1; {KERNEL}"),
-    ((C4, C5), 0, {"padding": -1}, f"kernel 1, stride 1, padding -1; {KERNEL}"),
-    ((C4, D, C5), 1, {"padding": 0}, "only a kernel of 3 with padding 1 is possible"),
-    ((C4, D, C5), 1, {"kernel": 5}, "only a kernel of 3 with padding 1 is possible"),
-    ((C4, C5), 1, {"weight": np.zeros((5, 3))}, "a weight of [5, 3], not [C_out, 4]"),
-    ((C4, C5), 0, {"weight": np.zeros(3)}, "a weight of [3], not [C_out, 3]"),
-    ((C4, C5), 0, {"kernel": 2}, "a weight of [4, 3], not [C_out, 12]"),
-    ((C4, D, C5), 1, {"weight": np.zeros((4, 8))}, "a weight of [4, 8], not [C_out, 9]"),
-    ((C4, D, C5), 1, {"weight": np.zeros((5, 9)), "bias": np.zeros(5)}, "needs a channel each of"),
-    ((C4, D, C5), 1, {"bias": np.zeros(3)}, "1 (depthwise): [3] biases for 4 channels"),
-    ((C4, C5), 0, {"bias": np.zeros(3)}, "0 (convolution): [3] biases for 4 channels"),
-    ((C4, C5), 0, {"bias": np.zeros((4, 1))}, "[4, 1] biases for 4 channels"),
-    ((C4,), 0, {"weight": np.zeros((0, 3)), "bias": np.zeros(0)}, "[0] biases for 0 channels"),
-    ((POOL, C4), 0, {"relu": True}, "operator 0 (pool)"),
-    ((convolution(1 << 16),), None, {}, "[65536] biases for 65536 channels"),
-    ((D, C4), None, {}, "0 (depthwise) needs a channel each of the convolution before it"),
-    ((POOL, convolution(4, 2)), None, {}, "1 (convolution): its pictures are 1x1, too small"),
+    ((C4, C5), 0, {"inputs": [1]}, "0 (convolution) takes the results [1], not ones before it"),
+    ((C4, C5), 1, {"inputs": [-1]}, "1 (convolution) takes the results [-1], not ones before it"),
+    ((C4, C5), 1, {"inputs": [1, 1]}, "1 (convolution) takes 2 results"),
+    ((C4, C4, ADD), 2, {"inputs": [1]}, "2 (add) takes 1 results"),
+    ((C4, C5), 0, {"kernel": [1, 0]}, f"0 (convolution): kernel [1, 0], stride [1, 1], padding "
+                                      f"[0, 0, 0, 0]; {WINDOW}"),
+    ((C4, C5), 1, {"kernel": [129, 1]}, WINDOW),
+    ((C4, C5), 0, {"kernel": [1]}, WINDOW),
+    ((C4, C5), 0, {"stride": [129, 1]}, WINDOW),
+    ((C4, C5), 0, {"stride": [1, 0]}, WINDOW),
+    ((C4, D), 1, {"padding": [0, 0, 0, 3]}, f"padding [0, 0, 0, 3]; {WINDOW}"),
+    ((C4, C5), 0, {"padding": [0, -1, 0, 0]}, WINDOW),
+    ((C4, C5), 0, {"padding": [0, 0]}, WINDOW),
+    ((C4, C5), 1, {"weight": np.zeros((5, 3))}, "weight has the shape [5, 3], not [5, 4]"),
+    ((C4, C5), 0, {"weight": np.zeros(3)}, "weight has the shape [3], not [4, 3]"),
+    ((C4, C5), 0, {"kernel": [2, 1]}, "weight has the shape [4, 3], not [4, 6]"),
+    ((C4, C5), 0, {"bias": np.zeros(3)}, "weight has the shape [4, 3], not [3, 3]"),
+    ((C4, C5), 0, {"bias": np.zeros((4, 1))}, "bias has the shape [4, 1], not [4]"),
+    ((C4, C5), 1, {"groups": 2}, "2 groups of 4 channels, 5 behind it"),
+    ((C5, C4), 1, {"groups": 2}, "2 groups of 5 channels, 4 behind it"),
+    ((C4, C5), 0, {"activation": "tanh"}, "activation 'tanh', not none, relu, "),
+    ((C4, D), 1, {"weight": np.zeros((4, 8))}, "weight has the shape [4, 8], not [4, 9]"),
+    ((C4, D), 1, {"bias": np.zeros(3)}, "1 (depthwise): bias has the shape [3], not [4]"),
+    ((C4,), 0, {"weight": np.zeros((0, 3)), "bias": np.zeros(0)}, "0 channels, not 1 to 65535"),
+    ((convolution(1 << 16),), None, {}, "65536 channels, not 1 to 65535"),
+    ((MEAN, convolution(4, 2)), None, {}, "1 (convolution): its pictures are 1x1, too small"),
     ((convolution(4, 6),), None, {}, "0 (convolution): its pictures are 7x5, too small"),
-    ((C4, D), None, {}, FOLLOWED),
-    ((C4, D, POOL), None, {}, FOLLOWED),
-    ((C4, D, D, C5), None, {}, FOLLOWED),
-    ((C4, D, convolution(5, 3, 1, 1)), None, {}, FOLLOWED),
-    ((C4, D, convolution(5, 1, 2)), None, {}, FOLLOWED),
+    ((pool("max_pool", [1, 6]),), None, {}, "0 (max_pool): its pictures are 7x5, too small"),
+    ((C4, C5, ADD), None, {}, "results of (4, 7, 5) and (5, 7, 5) cannot be added"),
+    ((C4, MEAN, ADD), None, {}, "results of (4, 7, 5) and (4, 1, 1) cannot be added"),
+    ((C4, C5, MULTIPLY), None, {}, "(4, 7, 5) cannot be multiplied by (5, 7, 5)"),
+    (({"kind": "scale"},), 0, {"shift": np.zeros(1)}, "shift has the shape [1], not [3]"),
+    ((MEAN, {"kind": "concatenation", "inputs": [0, 1]}), None, {},
+     "pictures of several sizes: (3, 7, 5), (3, 1, 1)"),
+    (({"kind": "channels", "channels": [3]},), None, {}, "channels that an input of (3, 7, 5)"),
+    (({"kind": "channels", "channels": []},), None, {}, "channels that an input of (3, 7, 5)"),
+    (({"kind": "upsample", "factor": 65},), None, {}, "a factor of 65, not 1 to 64"),
     ((), None, {}, "no operators"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("steps", "number", "changed", "message"), REFUSED)
 def test_what_does_not_fit(steps, number, changed, message):
-    made = model((3, 7, 5), *steps)
-    if number is not None:
-        assert len(shapes(made)) == len(steps) + 1
-        vars(made.operators[number]).update(changed)
+    def checked() -> None:
+        made = model((3, 7, 5), *steps)
+        if number is not None:
+            vars(made.operators[number]).update(changed)
+        shapes(made)
+
     with pytest.raises(ValueError, match=re.escape(message)):
+        checked()
+
+
+@pytest.mark.parametrize("outputs", [[], [0], [3], [-1], [1, 3]])
+def test_outputs_that_the_network_does_not_have(outputs):
+    made = model((3, 7, 5), C4, C5)
+    made.outputs = outputs
+    with pytest.raises(ValueError, match=re.escape(f"it gives the results {outputs}, of 2")):
         shapes(made)
 
 
 def test_weights_that_are_too_many_together():
     def step(number, channels, columns):
         zeros = np.broadcast_to(np.float32(0), (channels, columns))  # of no memory
-        return Operator("convolution", [number], zeros, np.zeros(channels, np.float32))
+        return Convolution([number], weight=zeros, bias=np.zeros(channels, np.float32))
 
     steps = [step(0, 2000, 50000), step(1, 50000, 2000), step(2, 2000, 50000)]
-    assert len(shapes(Model((50000, 1, 1), steps[:2]))) == 3
+    assert len(shapes(Model((50000, 1, 1), steps[:2], [2]))) == 3
     with pytest.raises(ValueError, match=r"operator 2 .* more than 268435456 weights"):
-        shapes(Model((50000, 1, 1), steps))
+        shapes(Model((50000, 1, 1), steps, [3]))
 
 
 def test_pictures_that_are_too_large():
-    assert shapes(model((1, 1 << 14, 1 << 14), convolution(2)))[-1] == (2, 1 << 14, 1 << 14)
-    message = "operator 0 (convolution): a result of (3, 16384, 16384) is more than this runtime"
+    def made(channels: int, steps: int) -> Model:
+        enlarge = {"kind": "upsample", "factor": 64}
+        return model((channels, 4, 4), *[enlarge] * steps)
+
+    assert shapes(made(2, 2))[-1] == (2, 1 << 14, 1 << 14)
+    message = "operator 1 (upsample): a result of (3, 16384, 16384) is more than this runtime takes"
     with pytest.raises(ValueError, match=re.escape(message)):
-        shapes(model((1, 1 << 14, 1 << 14), convolution(3)))
-    with pytest.raises(ValueError, match="is more than this runtime takes"):
-        shapes(model((3, 1 << 14, 1 << 14), POOL))
+        shapes(made(3, 2))
+    with pytest.raises(ValueError, match=r"an input of .* is more than this runtime takes"):
+        shapes(Model((3, 1 << 14, 1 << 14), [Mean([0])], [1]))
