@@ -207,6 +207,11 @@ def compare_speed(model, shape: tuple[int, ...], folder: Path) -> None:
     except (ValueError, OSError) as error:  # what was exported is there, whatever fails here
         warn(f"sparse is not compared with {dense}: {error}")
         return
+    sparse = networks["sparse"].run
+    print(
+        f"in memory {sparse.weights:,} bytes of weights and {sparse.activations:,} of activations, "
+        f"which are {sparse.activations_in_sum:,} in sum"
+    )
     ms = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in taken.items())
     print(f"a picture on one thread of {cpu_name()}: {ms}")
     if taken["sparse"] > taken[dense]:

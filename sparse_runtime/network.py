@@ -37,6 +37,11 @@ class Network:
         instruction_set: "avx512", "avx2" or "plain"; None: the best that the machine has.
         tune: measure the ways to compute each step; results differ by rounding at most.
 
+    Attributes:
+        weights: bytes of them, as the kernels take them.
+        activations: bytes of the buffers for all results, which share room.
+        activations_in_sum: bytes of all results.
+
     Two threads may call it: one waits for the other.
 
     Raises:

@@ -200,7 +200,7 @@ def expected(made: Model, images: np.ndarray) -> list[tuple[np.ndarray, np.ndarr
 
 
 def activated(op, x, apart):
-    sigmoid = 1 / (1 + np.exp(-np.maximum(x, -700)))  # of less e^-x is too large
+    sigmoid = np.exp(-np.logaddexp(0, -x))  # 1 / (1 + exp(-x)) without an overflow
     hard_sigmoid = np.clip(x / 6 + 0.5, 0, 1)
     # By kind: the result, how steep it is at most, and what rounding it once may change.
     result, steepest, rounding = {
