@@ -41,3 +41,7 @@ extern "C" void convolution(const void* of, const Part& part) {
     }
   }
 }
+
+extern "C" int convolution_size() { return sizeof(Convolution); }
+
+extern "C" int matrix_size() { return sizeof(Matrix); }

@@ -160,6 +160,8 @@ void depthwise_tile(const Depthwise& op, const Tile& tile, int first, int last, 
   }
 }
 
+extern "C" int depthwise_size() { return sizeof(Depthwise); }
+
 extern "C" void depthwise(const void* of, const Part& part) {
   const Depthwise& op = *static_cast<const Depthwise*>(of);
   const int64_t first = part.begin(op.out.channels), last = part.end(op.out.channels);

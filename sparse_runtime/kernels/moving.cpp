@@ -11,6 +11,8 @@ struct Moved {
 
 extern "C" {
 
+int moved_size() { return sizeof(Moved); }
+
 void gather(const void* of, const Part& part) {
   const Moved& op = *static_cast<const Moved*>(of);
   for (int64_t c = part.begin(op.out.channels); c < part.end(op.out.channels); c++) {

@@ -128,6 +128,8 @@ int lanes() { return LANES; }
 
 int max_vectors() { return MAX_VECTORS; }
 
+int task_size() { return sizeof(Task); }
+
 // Null where the threads could not be started.
 void* start_threads(int count) {
   try {

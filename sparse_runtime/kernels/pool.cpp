@@ -46,6 +46,8 @@ void pool(const Pool& op, const Part& part) {
 
 extern "C" {
 
+int pool_size() { return sizeof(Pool); }
+
 void max_pool(const void* op, const Part& part) {
   pool<false>(*static_cast<const Pool*>(op), part);
 }
