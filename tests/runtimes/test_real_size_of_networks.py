@@ -128,6 +128,17 @@ def test_a_batch_that_is_larger_than_a_cache():
     assert (abs(result[-3:] - right) - apart).max() <= 0
 
 
+def test_as_many_operators_as_there_may_be():
+    def made(count: int) -> Model:
+        return Model((2, 3, 3), [Upsample([0], 1) for _ in range(count)], list(range(1, count + 1)))
+
+    images = pictures(made(1), 1)
+    results = Network(made(model_file.MAX_OPERATORS), tune=False)(images)
+    assert all((result == images).all() for result in results)
+    with pytest.raises(ValueError, match="4097 operators, more than 4096"):
+        Network(made(model_file.MAX_OPERATORS + 1), tune=False)
+
+
 def test_results_that_no_memory_holds():
     """A few kilobytes describe them."""
     enlarged = [Upsample([min(number, 1)], 64) for number in range(2001)]
