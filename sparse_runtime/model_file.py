@@ -22,6 +22,7 @@ from .operators import KINDS, Operator, Shape
 
 FORMAT, VERSION = "unstructured-pruning sparse network", 2
 READ = ("1", "2")
+MAX_OPERATORS = 1 << 12  # the time to plan a network grows by their square
 MAX_WEIGHTS = 1 << 28  # of a network, zeros included
 MAX_ACTIVATIONS = 1 << 29  # floats, of an operator's result for one picture
 DAMAGES = (SafetensorError, ValueError, KeyError, TypeError, RecursionError, AttributeError)
@@ -47,6 +48,8 @@ def shapes(model: Model) -> list[Shape]:
         raise ValueError(f"an input of {found[0]} is more than this runtime takes")
     if not model.operators:
         raise ValueError("there are no operators")
+    if len(model.operators) > MAX_OPERATORS:
+        raise ValueError(f"{len(model.operators)} operators, more than {MAX_OPERATORS}")
     weights = 0
     for i, op in enumerate(model.operators):
         what = f"operator {i} ({op.kind})"
