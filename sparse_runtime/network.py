@@ -14,6 +14,7 @@ from .model_file import Model
 from .operators.operator import Context, Shape, Step, Tensor
 
 MAX_CACHED = 3 << 19  # floats of a step's input and output; with more fewer pictures run at once
+MAX_BUFFERS = 8 << 30  # bytes for results at once: more than an input and a result of the largest
 ALIGNMENT = 16  # floats in a cache line
 BEHIND = 32  # kernels/step.h: floats behind the last pixel of a channel
 
@@ -45,8 +46,8 @@ class Network:
     Two threads may call it: one waits for the other.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, it is damaged, or the kernels cannot
-            be compiled.
+        FileNotFoundError, ValueError: there is no such file, it is damaged, its results are too
+            large together, or the kernels cannot be compiled.
         MemoryError: weights and activations do not fit the memory.
     """
 
@@ -122,7 +123,9 @@ class Network:
         spans = planning.lifetimes(nodes, places, model.outputs)
         room = {b: shapes[b][0] * _stride(pictures, shapes[b]) + 2 * BEHIND for b in spans}
         begins = planning.offsets(spans, room)
-        self.activations = 4 * max(begins[b] + room[b] for b in spans)  # bytes
+        self.activations = 4 * max(begins[b] + room[b] for b in spans)
+        if self.activations > MAX_BUFFERS:
+            raise ValueError(f"its results take {self.activations} bytes, more than {MAX_BUFFERS}")
         self.activations_in_sum = 4 * sum(room.values())
         arena = _aligned(self.activations // 4)
         self._arena = arena

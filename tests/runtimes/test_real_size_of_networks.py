@@ -18,7 +18,7 @@ from sparse_networks import (
 
 from sparse_runtime import Network, model_file
 from sparse_runtime.model_file import Model
-from sparse_runtime.operators import Upsample
+from sparse_runtime.operators import Scale, Upsample
 
 MOST = (1 << 16) - 1  # channels, or pixels in a direction
 MOBILENET = [convolution(32, 3, 2, 1)]
@@ -139,9 +139,16 @@ def test_as_many_operators_as_there_may_be():
         Network(made(model_file.MAX_OPERATORS + 1), tune=False)
 
 
-def test_results_that_no_memory_holds():
-    """A few kilobytes describe them."""
-    enlarged = [Upsample([min(number, 1)], 64) for number in range(2001)]
-    made = Model((2, 4, 4), enlarged, list(range(2, 2002)))
-    with pytest.raises(MemoryError):
-        Network(made, tune=False)
+def test_the_largest_results_together():
+    """Two of the largest beside an input of that size; four are refused before they are made."""
+    shape = (8, 1 << 13, 1 << 13)
+    scaled = [
+        Scale([0], scale=np.ones(8, np.float32), shift=np.ones(8, np.float32)) for _ in range(4)
+    ]
+    network = Network(Model(shape, scaled[:2], [1, 2]), tune=False)  # no page of it is touched
+    assert network.activations > 3 * 4 * np.prod(shape)
+    with pytest.raises(ValueError, match="more than"):
+        Network(Model(shape, scaled, [1, 2, 3, 4]), tune=False)
+    enlarged = [Upsample([min(number, 1)], 64) for number in range(2001)]  # in a few kilobytes
+    with pytest.raises(ValueError, match="more than"):
+        Network(Model((2, 4, 4), enlarged, list(range(2, 2002))), tune=False)
