@@ -469,7 +469,7 @@ def steps_alone(tried: Network, images: np.ndarray) -> list[np.ndarray]:
 def test_pictures_too_large_for_a_cache_are_computed_in_parts(monkeypatch):
     made = model(*NETWORKS["MobileNet"], outputs=[3, -1])
     images = pictures(made)
-    sizes = [np.prod(shape) for shape in model_file.shapes(made)]
+    sizes = [int(np.prod(shape)) for shape in model_file.shapes(made)]
     sizes = [sizes[number] for number in (0, 1, 3, 5, 7, 9, 11, 12, 13)]  # others are in a cache
     most = max(map(sum, zip(sizes, sizes[1:])))
     two_at_once = Network(made, 2, tune=False)
