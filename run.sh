@@ -40,7 +40,7 @@ install() {
   log=$(mktemp) || die "cannot write a temporary file; free some disk space"
   {
     "$python" -m venv "$venv" &&
-      "$venv/bin/python" -m pip install --disable-pip-version-check "${here}[$extras]" &&
+      "$venv/bin/python" -m pip install --disable-pip-version-check "${here}[$extras$programs]" &&
       "$venv/bin/python" -m pip uninstall -y paddle-unstructured-pruning && # no stale copy of it
       rm -rf "$here/build" "$here"/*.egg-info &&
       echo "$stamp" >"$venv/.ready"
@@ -53,13 +53,13 @@ install() {
   rm -f "$log"
 }
 
-command=${1:-}
+command=${1:-} programs=,programs
 [ $# -eq 0 ] || shift
 case $command in
   demo | demo_yolov3 | test | threshold | ratio | multi_gpu | yolov3_threshold | resume) ;;
   evaluate | gpu_check | deploy_demo) ;;
   parity) venv=${VENV:-$here/.venv-parity} EXTRAS=parity,test ;; # PaddleSlim needs Paddle 2.6
-  peers) venv=$here/.venv-peers EXTRAS=peers ;;
+  peers) venv=$here/.venv-peers EXTRAS=peers programs= ;;
   *)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
     die "${command:+unknown command $command; }give one of the above"

@@ -15,6 +15,9 @@ class Runtime:
     venv: str = ""  # the folder of its environment
     zeros: bool = False  # makes use of them
     avx2: dict[str, str] | None = None  # the environment in which it does without AVX-512
+    # From Paddle's outputs, of the largest value of each. Deep random networks magnify what is
+    # rounded: ONNX Runtime is 5e-4 off in ResNet152.
+    max_difference: float = 2e-3
 
 
 ONEDNN_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # OpenVINO has a oneDNN of its own
@@ -22,7 +25,8 @@ RUNTIMES = {
     "paddle": Runtime("Paddle Inference", avx2=ONEDNN_AVX2),
     "onnxruntime": Runtime("ONNX Runtime"),
     "openvino": Runtime("OpenVINO", ".venv-peers", avx2=ONEDNN_AVX2),
-    "mnn": Runtime("MNN", ".venv-peers", zeros=True, avx2={}),
+    # Its 3x3 convolutions are by Winograd's method: 4e-3 off in ResNet50, more in deeper ones.
+    "mnn": Runtime("MNN", ".venv-peers", zeros=True, avx2={}, max_difference=0.1),
     "deepsparse": Runtime("DeepSparse", ".venv-deepsparse", zeros=True),
     "sparse": Runtime("sparse runtime", zeros=True, avx2={}),
 }

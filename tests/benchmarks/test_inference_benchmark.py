@@ -190,13 +190,13 @@ def test_the_limit_counts_what_is_left_and_what_has_to_leave_the_cores():
 
 
 def test_a_peer_that_fails_or_differs_says_why(tmp_path, monkeypatch):
-    def start(program):
+    def start(program, name="sparse"):
         path = tmp_path / "peer.py"
         path.write_text(program)
         monkeypatch.setattr(inference, "RUNTIME", [str(path)])
         widest = build.instruction_sets()[0]
         return inference.RuntimePeer(
-            "sparse", instruction_set=widest, threads=1, folder=tmp_path, networks=["0.9"]
+            name, instruction_set=widest, threads=1, folder=tmp_path, networks=["0.9"]
         )
 
     def says(**hello):
@@ -205,12 +205,13 @@ def test_a_peer_that_fails_or_differs_says_why(tmp_path, monkeypatch):
     for program, message in (
         ("import no_such_module", "ended: ModuleNotFoundError: No module named 'no_such_module'"),
         (says(error="RuntimeError: no"), "^RuntimeError: no$"),
-        (says(version="1", differences={"0.9": 0.2}), "at 90% it is off by 2.0e-01 of the larg"),
+        (says(version="1", differences={"0.9": 0.05}), "at 90% it is off by 5.0e-02 of the larg"),
         (says(version="1", differences={"0.9": float("nan")}), "at 90% it is off by nan"),
     ):
         with pytest.raises(ChildProcessError, match=message):
             start(program)
-    start(says(version="1", differences={"0.9": 0.05})).end()
+    start(says(version="1", differences={"0.9": 0.001})).end()
+    start(says(version="1", differences={"0.9": 0.05}), "mnn").end()
 
 
 def test_the_difference_from_the_network_is_relative_and_of_the_worst_output():

@@ -86,5 +86,5 @@ def test_run_sh_installs_what_the_project_needs_and_not_the_project(extras, tmp_
         subprocess.run(["bash", ROOT / "run.sh", name], env=environment, check=True)
     installing = [line for line in calls.read_text().splitlines() if " pip " in line]
     assert [line.split(" pip ")[1].split()[0] for line in installing] == ["install", "uninstall"]
-    assert installing[0].endswith(f"{ROOT}[{extras}]")
+    assert installing[0].endswith(f"{ROOT}[{extras},programs]")
     assert installing[1].endswith(" -y paddle-unstructured-pruning")
