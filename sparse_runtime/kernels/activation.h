@@ -30,7 +30,7 @@ inline float exponential(float x) {
   float e = 1.0f / 5040;
   const float factors[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
   for (float factor : factors) e = e * r + factor;
-  const int32_t bits = ((int32_t)n + 127) << 23;
+  const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;  // any of NaN, of which e is, too
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return e * power;
