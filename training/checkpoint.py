@@ -144,7 +144,10 @@ def load_weights(model, path, saved: Saved | None = None, make_other=None) -> li
         message = f"{path}: dropped {len(masks)} masks that PaddleSlim stored among the weights"
         print(message, file=sys.stderr)
     arrays = {name: value for name, value in arrays.items() if name not in masks}
-    if any(getattr(value, "dtype", None) == np.uint16 for value in arrays.values()):
+    # Paddle's are uint16 to numpy; a safetensors file's have a dtype where ml_dtypes, which comes
+    # with onnx, has been imported.
+    dtypes = {str(getattr(value, "dtype", "")) for value in arrays.values()}
+    if dtypes & {"uint16", "bfloat16"}:
         raise _bfloat16(path)
     problems = [f"{name} is missing" for name in expected if name not in arrays]
     problems += [f"{name} is unknown" for name in arrays if name not in expected]
@@ -261,7 +264,7 @@ def read_arrays(path: Path) -> dict:
         raise ValueError(f"{error}; it is damaged or no Paddle checkpoint: use another") from None
 
 
-def _bfloat16(path: Path) -> ValueError:  # numpy has no such dtype: Paddle gives it uint16
+def _bfloat16(path: Path) -> ValueError:
     return ValueError(
         f"{path} holds bfloat16 weights; save them as float32: "
         "paddle.save({name: p.astype('float32') for name, p in model.state_dict().items()}, path)"
