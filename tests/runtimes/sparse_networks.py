@@ -137,13 +137,22 @@ def random_model(seed: int, count: int = 12) -> Model:
             add("concatenation", [done, halves[1]])
 
     def residual(x: int) -> None:
-        y = add("convolution", [x], rows=shapes[x][0], kernel=[3, 3], padding=[1] * 4,
-                **activated())  # fmt: skip
+        window = {"kernel": [3, 3], "padding": [1] * 4} if rng.random() < 0.5 else {}
+        behind = activated() if rng.random() < 0.3 else {}
+        y = add("convolution", [x], rows=shapes[x][0], **window, **behind)
         add("add", [x, y] if rng.random() < 0.5 else [y, x], **activated())
+
+    def separable(x: int) -> None:
+        stride = [int(pick([1, 2]))] * 2
+        usual = {"kernel": [3, 3], "stride": stride, "padding": [1] * 4}
+        fields = usual if rng.random() < 0.7 else window(*shapes[x][1:])
+        done = add("depthwise", [x], **fields, **activated())
+        if done is not None:
+            add("convolution", [done], rows=int(pick(widths)), **activated())
 
     def step(x: int) -> None:
         channels, height, width = shapes[x]
-        kind = pick([*KINDS, "residual", "squeeze", "shuffle"])
+        kind = pick([*KINDS, "residual", "separable", "squeeze", "shuffle"])
         if kind == "convolution":
             groups = int(pick([n for n in range(1, channels + 1) if channels % n == 0]))
             fields = {"groups": groups if rng.random() < 0.3 else 1, **activated()}
@@ -168,7 +177,9 @@ def random_model(seed: int, count: int = 12) -> Model:
         elif kind == "channels":
             add(kind, [x], channels=rng.integers(0, channels, int(pick(widths))))
         else:
-            {"residual": residual, "squeeze": squeeze_and_excite, "shuffle": shuffle}[kind](x)
+            several = {"residual": residual, "separable": separable, "shuffle": shuffle,
+                       "squeeze": squeeze_and_excite}  # fmt: skip
+            several[kind](x)
 
     while len(steps) < count:
         # Chains mostly, and branches from any result before.

@@ -287,19 +287,17 @@ def test_what_is_measured_changes_rounding_alone(instruction_set, monkeypatch):
 def test_depthwise(kernel, instruction_set):
     """By itself, and as a part of the convolution behind it."""
     rng = np.random.default_rng(kernel)
-    for sides, stride in itertools.product(SIDES, range(1, 5)):
-        padding = [int(rng.integers(max(0, (kernel - side + 1) // 2), kernel))
-                   for side in sides * 2]  # fmt: skip
+    for sides, stride, half in itertools.product(SIDES, range(1, 5), (True, False)):
+        least = [max(0, (kernel - side + 1) // 2) for side in sides * 2]
+        padding = [max(kernel // 2 if half else int(rng.integers(n, kernel)), n) for n in least]
         channels, rows = rng.choice([1, 3, 17, 33], 2)
         batch, threads = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         window = {"kernel": kernel, "stride": [stride] * 2, "padding": padding}
-        if sum(padding[::2]) + sides[0] < kernel or sum(padding[1::2]) + sides[1] < kernel:
-            window["padding"] = [kernel - 1] * 4
-        activations = rng.choice(ACTIVATIONS, 2)
+        alone, fused = (str(activation) for activation in rng.choice(ACTIVATIONS, 2))
         made = model(
-            (int(channels), *sides), depthwise(**{**window, "activation": str(activations[0])}),
-            depthwise(**{**window, "activation": str(activations[1])}, inputs=[0]),
-            convolution(int(rows), **LINEAR), outputs=[1, 3], seed=stride, density=0.6,
+            (int(channels), *sides), depthwise(**window, activation=alone),
+            depthwise(**window, activation=fused, inputs=[0]), convolution(int(rows), **LINEAR),
+            outputs=[1, 3], seed=stride, density=0.6,
         )  # fmt: skip
         compare(made, instruction_set, [batch], [threads])
 
