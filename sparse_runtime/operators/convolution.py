@@ -68,17 +68,21 @@ MAX_CHANNELS = (1 << 16) - 1
 
 
 @dataclass
-class Convolution(Windowed, Activated):
+class Weighted(Windowed, Activated):
+    ARRAYS: ClassVar[dict[str, type]] = {"weight": np.float32, "bias": np.float32}
+    weight: np.ndarray = field(default=None)
+    bias: np.ndarray = field(default=None)
+
+
+@dataclass
+class Convolution(Weighted):
     """Stands for a fully connected layer, too: one of 1x1 on pictures of one pixel.
 
     weight: float32 [C_out, C_in / groups * kernel height * kernel width]; bias: float32 [C_out].
     """
 
     kind: ClassVar[str] = "convolution"
-    ARRAYS: ClassVar[dict[str, type]] = {"weight": np.float32, "bias": np.float32}
     groups: int = 1
-    weight: np.ndarray = field(default=None)
-    bias: np.ndarray = field(default=None)
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, height, width),) = inputs
@@ -223,13 +227,10 @@ def _round_up(count: int, multiple: int) -> int:
 
 
 @dataclass
-class Depthwise(Windowed, Activated):
+class Depthwise(Weighted):
     """weight: float32 [C, kernel height * kernel width]; bias: float32 [C]."""
 
     kind: ClassVar[str] = "depthwise"
-    ARRAYS: ClassVar[dict[str, type]] = {"weight": np.float32, "bias": np.float32}
-    weight: np.ndarray = field(default=None)
-    bias: np.ndarray = field(default=None)
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, height, width),) = inputs

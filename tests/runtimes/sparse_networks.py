@@ -12,6 +12,7 @@ from sparse_runtime.model_file import Model
 from sparse_runtime.operators import KINDS, Operator, Shape
 from sparse_runtime.operators.operator import ACTIVATIONS
 
+ROUNDING = 1e-5  # of the largest value: how far apart the ways to compute a network may be
 BATCH, THREADS = 5, (1, 2, 3)
 ERROR = 2e-6  # float32 rounds a sum by some 1e-7 of its absolute terms, here 1800 at most
 MAX_CHANNELS, MAX_VALUES = 512, 1 << 15  # of a result in a random network
@@ -310,6 +311,25 @@ COMPUTED = {
 
 def assert_same_bits(left: np.ndarray, other: np.ndarray) -> None:
     np.testing.assert_array_equal(left.view(np.uint32), other.view(np.uint32))
+
+
+def assert_right(results: list[np.ndarray], right: list) -> None:
+    """right: of expected(), for at least as many pictures."""
+    assert len(results) == len(right)
+    for result, (value, apart) in zip(results, right):
+        assert result.dtype == np.float32
+        assert result.shape[1:] == value.shape[1:]
+        assert (abs(result - value[: len(result)]) - apart[: len(result)]).max() <= 0
+
+
+def assert_close(results: list[np.ndarray], others: list[np.ndarray]) -> None:
+    for result, other in zip(results, others):
+        assert abs(result - other).max() <= ROUNDING * abs(other).max()
+
+
+def assert_same(results: list[np.ndarray], others: list[np.ndarray]) -> None:
+    for result, other in zip(results, others):
+        assert_same_bits(result, other)
 
 
 SMALL = model((3, 7, 8), convolution(5, 3, activation="none"))
