@@ -101,8 +101,7 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
             raise ValueError(f"a bitmap of {len(bitmap)} bytes for {size} weights")
         if np.unpackbits(bitmap[-1:])[(size - 1) % 8 + 1 :].any():
             raise ValueError("a bitmap with places behind the last weight")
-        there = np.unpackbits(bitmap, count=size).view(bool)
-        count = np.count_nonzero(there)
+        there = np.flatnonzero(np.unpackbits(bitmap, count=size).view(bool))
     else:
         steps = gaps.astype(np.int64) + (gaps != 255)
         if steps.sum() - 1 != size:  # the last gap ends behind the matrix
@@ -110,14 +109,10 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
         if gaps[-1] == 255:
             raise ValueError("gaps that end with 255 zeros and no end")
         there = (np.cumsum(steps) - 1)[gaps != 255][:-1]
-        count = len(there)
-    if count != len(values):
-        raise ValueError(f"{len(values)} values for {count} places")
+    if len(there) != len(values):
+        raise ValueError(f"{len(values)} values for {len(there)} places")
     matrix = np.zeros(size, np.float32)
-    if bitmap is not None:
-        np.place(matrix, there, values)  # twice as fast as to look for the places first
-    else:
-        matrix[there] = values
+    matrix[there] = values
     return matrix.reshape(rows, columns)
 
 

@@ -69,6 +69,8 @@ MAX_CHANNELS = (1 << 16) - 1
 
 @dataclass
 class Weighted(Windowed, Activated):
+    """What has a weight and a bias."""
+
     ARRAYS: ClassVar[dict[str, type]] = {"weight": np.float32, "bias": np.float32}
     weight: np.ndarray = field(default=None)
     bias: np.ndarray = field(default=None)
@@ -156,14 +158,13 @@ class Ways:
         self.block = columns if op.lanes == 1 else min(columns, max(1, tile // wide))
         self.block = -(-columns // -(-columns // min(self.block, MAX_BLOCK)))  # nearly equal ones
         zeros = 1 - np.count_nonzero(weight) / weight.size
-        widths = dict.fromkeys((wide, min(vectors, 4), min(vectors, 8)))
+        widths = dict.fromkeys((min(vectors, 8), wide))
         self.possible = [(False, width) for width in widths] if zeros > MIN_ZEROS else []
         if zeros < MAX_ZEROS:
             self.possible += [(True, width) for width in dict.fromkeys((narrow, wide))]
         self.alike = (
             rows, columns, len(steps), op.producer, op.in_.height, op.out.height, op.out.pixels,
-            op.window.kernel_height, op.window.stride_height, bool(op.residual.data),
-            round(zeros, 1),
+            op.window.kernel_height, op.window.stride_height, round(zeros, 1),
         )  # fmt: skip
 
     def choose(self, way: tuple[bool, int]) -> None:
@@ -215,11 +216,15 @@ def _encode_sparse(matrix: Matrix, weight: np.ndarray, library) -> list[np.ndarr
 def _encode_dense(weight: np.ndarray, block: int) -> np.ndarray:
     """As kernels/convolution.h describes it."""
     rows, columns = weight.shape
-    padded = np.zeros((_round_up(rows, DENSE_ROWS), columns), np.float32)
-    padded[:rows] = weight
-    padded = padded.reshape(-1, DENSE_ROWS, columns)
-    parts = (padded[:, :, first : first + block] for first in range(0, columns, block))
-    return np.concatenate([part.swapaxes(1, 2).ravel() for part in parts])
+    groups = -(-rows // DENSE_ROWS)
+    matrix = np.zeros(groups * columns * DENSE_ROWS, np.float32)
+    for first in range(0, columns, block):
+        part = weight[:, first : first + block]
+        begin, end = (groups * DENSE_ROWS * at for at in (first, first + part.shape[1]))
+        place = matrix[begin:end].reshape(groups, -1, DENSE_ROWS)
+        for row in range(DENSE_ROWS):
+            place[: len(part[row::DENSE_ROWS]), :, row] = part[row::DENSE_ROWS]
+    return matrix
 
 
 def _round_up(count: int, multiple: int) -> int:

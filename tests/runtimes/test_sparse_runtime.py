@@ -102,7 +102,7 @@ def test_what_is_measured_changes_rounding_alone(instruction_set, monkeypatch):
     assert_close(Network(made, BATCH, 2, instruction_set)(images), first)
     # Whatever turns out to be the quickest on a machine:
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(Network, "_time", lambda self, step: rng.random())
+    monkeypatch.setattr(Network, "_time", lambda self, step, way: rng.random())
     taken = set()
     for threads in THREADS * 4:
         tuned = Network(made, BATCH, threads, instruction_set)
