@@ -134,15 +134,58 @@ def restore_slopes(path: Path, model, shape: tuple[int, ...]) -> None:
     onnx.save(written, path)
 
 
-def save_sparse(model, shape: tuple[int, ...], folder: Path) -> None:
+def to_sparse(model, shape: tuple[int, ...]):
+    """The network as a Model of the sparse runtime.
+
+    Raises:
+        ValueError: that lacks an operator.
+    """
     with tempfile.TemporaryDirectory() as inside:
         save_onnx(model, shape, Path(inside), batch=1)
         import onnx
 
-        from sparse_runtime import from_onnx, model_file
+        from sparse_runtime import from_onnx
 
-        network = from_onnx.convert(onnx.load(Path(inside) / runtimes.ONNX).graph)
+        return from_onnx.convert(onnx.load(Path(inside) / runtimes.ONNX).graph)
+
+
+def save_sparse(model, shape: tuple[int, ...], folder: Path) -> None:
+    try:
+        network = to_sparse(model, shape)
+    except ValueError as error:
+        raise ValueError(f"{error}{lacking_layer(model, shape)}") from None
+    from sparse_runtime import model_file
+
     model_file.write(network, folder / runtimes.SPARSE)
+
+
+@paddle.no_grad()
+def lacking_layer(model, shape: tuple[int, ...]) -> str:
+    """Says which layer the sparse runtime does not take by itself; nothing if it takes each."""
+    tried: dict[str, tuple] = {}  # one of each kind, whatever its number of channels
+
+    def note(name: str, layer, inputs: tuple) -> None:
+        kind = re.sub(r"(?<=\()\d+, \d+|features=\d+", "", repr(layer))
+        if inputs and isinstance(inputs[0], paddle.Tensor) and inputs[0].ndim in (2, 4):
+            tried.setdefault(kind, (name, layer, tuple(inputs[0].shape[1:])))
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(note, name))
+        for name, layer in model.named_sublayers()
+        if not list(layer.children())
+    ]
+    model(paddle.zeros([1, *shape]))
+    for hook in hooks:
+        hook.remove()
+    for name, layer, size in tried.values():
+        flat = len(size) == 1
+        alone = paddle.nn.Sequential(*[paddle.nn.Flatten()] * flat, layer)
+        alone.eval()
+        try:
+            to_sparse(alone, (*size, 1, 1) if flat else size)
+        except ValueError:
+            return f"; the layer is {name}, {layer}"
+    return ""
 
 
 SAVE = {"paddle": save_paddle, "onnx": save_onnx, "sparse": save_sparse}
@@ -241,21 +284,22 @@ def what_if(args) -> None:
         f"{args.num_classes} classes; one thread of {cpu_name()}\n",
         flush=True,
     )
-    rows, networks, reasons = {}, {}, {}  # by sparsity and runtime
+    rows, networks, reasons = {}, {}, {}  # by ratio and runtime
     with tempfile.TemporaryDirectory() as inside:
-        for ratio in (None, *sorted(args.what_if)):
+        for ratio in (None, *sorted(set(args.what_if))):
             if ratio is not None:  # on top of a lower one, which took the smallest weights
                 UnstructuredPruner(model, "ratio", ratio=ratio, distribution="uniform").step()
             zeros = f"{sparsity(prunable_parameters(model)):.2%}"
             for name in DENSE if ratio is None else ["sparse"]:
                 folder = Path(tempfile.mkdtemp(dir=inside))
+                row = rows[ratio, name] = ["" if ratio is None else f"{ratio:g}", zeros, name]
                 try:
                     save_checked(name, copy.deepcopy(model), shape, folder)
                     memory = cost.memory(name, folder, shape)
-                    networks[zeros, name] = runtimes.load(name, folder, batch=1, threads=1)
-                    rows[zeros, name] = [f"{n / 1e6:.1f}" for n in (size(folder), memory)]
+                    networks[ratio, name] = runtimes.load(name, folder, batch=1, threads=1)
+                    row += [f"{n / 1e6:.1f}" for n in (size(folder), memory)]
                 except ValueError as error:
-                    rows[zeros, name] = ["left out"]
+                    row += ["left out"]
                     reasons[name] = error
         if not networks:
             raise next(iter(reasons.values()))
@@ -263,8 +307,8 @@ def what_if(args) -> None:
     dense = min((taken[form] for form in taken if form[1] in DENSE), default=float("nan"))
     for form, seconds in taken.items():
         rows[form] += [f"{1000 * seconds:.2f}", f"{dense / seconds:.2f}"]
-    head = ["sparsity", "runtime", "file, MB", "memory, MB", "ms a picture", "times as fast"]
-    print(markdown(head, [[*form, *cells] for form, cells in rows.items()]))
+    head = ["ratio", "sparsity", "runtime", "file, MB", "memory, MB", "ms a picture"]
+    print(markdown([*head, "times as fast"], list(rows.values())))
     for name, error in reasons.items():
         print(f"{name} is left out: {error}")
     print("accuracy was not looked at: a network is trained further when it is pruned")

@@ -78,8 +78,10 @@ class _Converter:
                 if method is None:
                     raise self._lacks(node)
                 method(node, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
-        outputs = [self._result(output.name) for output in self.graph.output]
-        return Model(self.shapes[0], self.operators, outputs)
+        names = [output.name for output in self.graph.output]
+        outputs = [self._result(name) for name in names]
+        pictures = [n for n, name in zip(outputs, names) if len(self.tensors[name].shape) == 4]
+        return Model(self.shapes[0], self.operators, outputs, pictures)
 
     def _lacks(self, node, why: str = "") -> ValueError:
         return ValueError(

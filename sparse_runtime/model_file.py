@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,8 @@ DAMAGES = (SafetensorError, ValueError, KeyError, TypeError, RecursionError, Att
 class Model:
     input_shape: Shape
     operators: list[Operator]
-    outputs: list[int]  # numbers of the results that it gives
+    outputs: list[int]  # numbers of the results that it gives: [N, C, H, W], of one pixel [N, C],
+    pictures: list[int] = field(default_factory=list)  # but for these: always [N, C, H, W]
 
 
 def shapes(model: Model) -> list[Shape]:
@@ -91,7 +92,7 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
     """The matrix, float32 [rows, columns].
 
     Raises:
-        ValueError: the parts contradict each other. Nothing of the matrix' size is allocated then.
+        ValueError: the parts contradict each other. No matrix is allocated then.
     """
     size = rows * columns
     if not 0 < size <= MAX_WEIGHTS:
@@ -101,7 +102,8 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
             raise ValueError(f"a bitmap of {len(bitmap)} bytes for {size} weights")
         if np.unpackbits(bitmap[-1:])[(size - 1) % 8 + 1 :].any():
             raise ValueError("a bitmap with places behind the last weight")
-        there = np.flatnonzero(np.unpackbits(bitmap, count=size).view(bool))
+        there = np.unpackbits(bitmap, count=size).view(bool)
+        count = np.count_nonzero(there)
     else:
         steps = gaps.astype(np.int64) + (gaps != 255)
         if steps.sum() - 1 != size:  # the last gap ends behind the matrix
@@ -109,20 +111,21 @@ def decode(values: np.ndarray, rows: int, columns: int, bitmap=None, gaps=None) 
         if gaps[-1] == 255:
             raise ValueError("gaps that end with 255 zeros and no end")
         there = (np.cumsum(steps) - 1)[gaps != 255][:-1]
-    if len(there) != len(values):
-        raise ValueError(f"{len(values)} values for {len(there)} places")
+        count = len(there)
+    if count != len(values):
+        raise ValueError(f"{len(values)} values for {count} places")
     matrix = np.zeros(size, np.float32)
-    matrix[there] = values
+    matrix[there if bitmap is None else np.flatnonzero(there)] = values  # a mask takes longer
     return matrix.reshape(rows, columns)
 
 
 def _described(op: Operator | type[Operator]) -> dict:
     """The fields of its description in JSON: a value of the type each has."""
     found = {"inputs": [0]}
-    for field in fields(op):
-        if field.name not in (*op.ARRAYS, "inputs"):
-            default = field.default
-            found[field.name] = field.default_factory() if default is MISSING else default
+    for each in fields(op):
+        if each.name not in (*op.ARRAYS, "inputs"):
+            default = each.default
+            found[each.name] = each.default_factory() if default is MISSING else default
     return found
 
 
@@ -150,6 +153,7 @@ def write(model: Model, path) -> None:
             "input_shape": list(model.input_shape),
             "operators": described,
             "outputs": model.outputs,
+            "pictures": model.pictures,
         }
     )
     metadata = {"format": FORMAT, "version": str(VERSION), "network": network}
@@ -223,7 +227,7 @@ def _model(described: dict, tensors: dict[str, np.ndarray]) -> Model:
             raise ValueError(f"operator {i} ({kind}) has fields that it should not have")
         for name, value in entry.items():
             if not _alike(value, types[name]):
-                raise ValueError(f"operator {i} ({kind}): {name} is none")
+                raise ValueError(f"operator {i} ({kind}): {name} is {str(value)[:40]}")
         if type(columns) is not int or not 0 <= columns <= MAX_WEIGHTS:
             raise ValueError(f"operator {i} has {columns} columns")
         op = KINDS[kind](**entry)
@@ -234,10 +238,10 @@ def _model(described: dict, tensors: dict[str, np.ndarray]) -> Model:
             # For `shapes`, which refuses what does not fit before a matrix is made of it.
             op.weight = np.broadcast_to(np.float32(0), (len(op.bias), columns))
         operators.append(op)
-    outputs = described["outputs"]
-    if not _alike(outputs, [0]):
-        raise ValueError("its outputs are none")
-    model = Model(tuple(described["input_shape"]), operators, outputs)
+    numbers = [described["outputs"], described.get("pictures", [])]
+    if not all(_alike(each, [0]) and len(each) <= MAX_OPERATORS for each in numbers):
+        raise ValueError("its outputs are not a list of results")
+    model = Model(tuple(described["input_shape"]), operators, *numbers)
     shapes(model)
     for i, op in enumerate(operators):
         if "weight" in op.ARRAYS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from pathlib import Path
@@ -11,12 +12,11 @@ import numpy as np
 
 from . import build, model_file, planning
 from .model_file import Model
-from .operators.operator import Context, Shape, Step, Tensor
+from .operators.operator import ALIGNMENT, Context, Shape, Step, Tensor
 
 MAX_CACHED = 3 << 19  # floats of a step's input and output; with more fewer pictures run at once
-MAX_BUFFERS = 8 << 30  # bytes for results at once: more than an input and a result of the largest
+MAX_BUFFERS = 8 << 30  # bytes: more than an input and two results of the largest
 CLOSE = 1.2  # times as long as the quickest way so far: measured twice
-ALIGNMENT = 16  # floats in a cache line
 BEHIND = 32  # kernels/step.h: floats behind the last pixel of a channel
 
 
@@ -33,7 +33,7 @@ class Network:
     """A network that was exported for this runtime.
 
     Args:
-        model: path of the file, or a Model.
+        model: path of the file, or a Model, whose arrays have to stay as they are.
         batch: pictures at once, at most.
         threads: how many run it, the calling one included.
         instruction_set: "avx512", "avx2" or "plain"; None: the best that the machine has.
@@ -44,7 +44,7 @@ class Network:
         activations: bytes of the buffers for all results, which share room.
         activations_in_sum: bytes of all results.
 
-    Two threads may call it: one waits for the other.
+    Two threads may call it: one waits for the other. A forked process has to make its own.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is damaged, its results are too
@@ -68,6 +68,7 @@ class Network:
         self._library.run.restype = ctypes.c_bool
         self.lanes = self._library.lanes()
         self.batch, self.threads = batch, threads
+        self._process = os.getpid()  # a fork has none of the threads
         self._lock = threading.Lock()
         self._context = Context(self._library, threads, build.l1_size())
         self._plan(model)
@@ -82,14 +83,16 @@ class Network:
         self.weights = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))  # bytes
 
     def __del__(self):
-        if getattr(self, "_pool", None):
+        if getattr(self, "_pool", None) and self._process == os.getpid():
             self._library.end_threads(self._pool)
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """float32 [up to batch, C, H, W] -> every output: float32 [same, C, H, W].
 
-        An output of one pixel is [same, C].
+        An output of one pixel is [same, C], but for those of the model's `pictures`.
         """
+        if self._process != os.getpid():
+            raise RuntimeError("this Network belongs to another process; make one in this process")
         images = np.asarray(images, np.float32)
         if images.shape[1:] != self.shape[1:] or not 0 < len(images) <= self.batch:
             raise ValueError(
@@ -125,8 +128,8 @@ class Network:
         room = {b: shapes[b][0] * _stride(pictures, shapes[b]) + 2 * BEHIND for b in spans}
         begins = planning.offsets(spans, room)
         self.activations = 4 * max(begins[b] + room[b] for b in spans)
-        if self.activations > MAX_BUFFERS:
-            raise ValueError(f"its results take {self.activations} bytes, more than {MAX_BUFFERS}")
+        given = 4 * self.batch * sum(sizes[number] for number in model.outputs)
+        _check_room("results take", max(self.activations, given))
         self.activations_in_sum = 4 * sum(room.values())
         arena = _aligned(self.activations // 4)
         self._arena = arena
@@ -146,16 +149,27 @@ class Network:
             return rows.swapaxes(0, 1)
 
         self._input = view(0)
-        outputs = (view(number) for number in model.outputs)
-        self._outputs = [o[:, :, 0, 0] if o.shape[2:] == (1, 1) else o for o in outputs]
+        outputs = [view(number) for number in model.outputs]
+        self._outputs = [
+            o[:, :, 0, 0] if o.shape[2:] == (1, 1) and number not in model.pictures else o
+            for number, o in zip(model.outputs, outputs)
+        ]
         self._steps: list[Step] = []
         for node in nodes:
             inputs = [tensor(number) for number in node.reads()]
             self._steps += node.op.steps(node, inputs, tensor(node.output), self._context)
         self._tasks = (Task * len(self._steps))(*(self._task(step) for step in self._steps))
+        self._scratch()
 
     def _scratch(self) -> int:
-        return max(step.scratch for step in self._steps)
+        """Floats that each thread needs for itself.
+
+        Raises:
+            ValueError: that is too much.
+        """
+        scratch = max(step.scratch for step in self._steps)
+        _check_room("threads take", 4 * self.threads * scratch)
+        return scratch
 
     def _task(self, step: Step) -> Task:
         function = ctypes.cast(getattr(self._library, step.function), ctypes.c_void_p)
@@ -178,13 +192,18 @@ class Network:
                 quickest[ways.alike] = min(seconds, key=seconds.get)
             ways.choose(quickest[ways.alike])
 
-    def _time(self, step: Step, way: tuple[bool, int]) -> float:
+    def _time(self, step: Step, way: tuple[bool, int, int]) -> float:
         step.ways.choose(way)
         task = (Task * 1)(self._task(step))
         task[0].wait = True  # for all threads to be done with it
         started = time.perf_counter()
         self._run(task)
         return time.perf_counter() - started
+
+
+def _check_room(what: str, count: int) -> None:
+    if count > MAX_BUFFERS:
+        raise ValueError(f"its {what} {count} bytes, more than {MAX_BUFFERS}")
 
 
 def _stride(pictures: int, shape: Shape) -> int:

@@ -80,7 +80,7 @@ def places(nodes: list[Node], shapes: list[Shape]) -> dict[int, Place]:
             continue
         whole, channel = found[node.output], 0
         for number in node.inputs:
-            if number != 0 and found[number].buffer == number and whole.buffer != number:
+            if number != 0 and found[number].buffer == number:
                 found[number] = Place(whole.buffer, whole.channel + channel)
             channel += shapes[number][0]
     return found

@@ -17,9 +17,10 @@ and times the next run. (Before that the caches hold another process' data, and 
 Runtime may be on one core.) Between its turns a process is stopped: the second thread of Paddle and
 of ONNX Runtime spins for some 0.1 s after a run, on a core that another runtime is timed on.
 
-What cannot be started, or computes something else than Paddle with the network itself, is left out.
-Runtimes that make no use of zeros are timed with the dense network. Paddle Inference gets a maximum
-in the place of a LeakyReLU and copies in the place of an upsampling, or it could not use oneDNN.
+What cannot be started is left out, and what is off from Paddle with the network itself by more than
+0.2% of the largest output (MNN, which uses Winograd's method: by more than 10%). Runtimes that make
+no use of zeros are timed with the dense network. Paddle Inference gets a maximum in the place of a
+LeakyReLU and copies in the place of an upsampling, or it could not use oneDNN.
 
 Where the machine has AVX-512, what can be held to AVX2 is timed that way, too. ONNX Runtime cannot,
 nor DeepSparse: under NM_ARCH=avx2 it took as long as before, less than AVX2's multiply-adds would.

@@ -58,7 +58,10 @@ def tables(records: list[dict]) -> tuple[str, str]:
     for r in records:
         place = networks.index(network(r)), r["batch"], list(SETS).index(r["instructions"])
         found = runs.setdefault((*place, r["threads"]), {}).setdefault(r["runtime"], {})
-        found[round(r["sparsity"], 2)] = r["ms"]
+        sparsity = round(r["sparsity"], 2)
+        if sparsity in found:
+            raise ValueError(f"two records of {r['runtime']} at {sparsity:.0%} on {r['cpu']}")
+        found[sparsity] = r["ms"]
     short, full = [], []
     for (number, batch, instructions, threads), found in sorted(runs.items()):
         setting = [networks[number], list(SETS.values())[instructions], str(batch), str(threads)]
@@ -73,10 +76,11 @@ def tables(records: list[dict]) -> tuple[str, str]:
             for sparsity in sparsities:
                 theirs = min((mnn[s] for s in (0, sparsity) if s in mnn), default=None)
                 cells.append(cell(found["sparse"].get(sparsity), fastest, theirs))
-            short.append([*setting, f"{fastest:.2f} ({label})", *cells])
+            limits = [f"{found['limit'][s]:.2f}" for s in sparsities if s in found.get("limit", ())]
+            short.append([*setting, f"{fastest:.2f} ({label})", *cells, ", ".join(limits)])
     shares = [f"{sparsity:.0%}" for sparsity in sparsities]
     return (
-        markdown([*SETTING, "fastest dense runtime", *shares], short),
+        markdown([*SETTING, "fastest dense runtime", *shares, LABELS["limit"]], short),
         markdown(["runtime", *SETTING, "dense", *shares], full),
     )
 

@@ -21,7 +21,7 @@ struct Activation {
   float slope;  // of LEAKY_RELU below 0
 };
 
-// To some 1e-7 of the result: e^x = 2^n * e^r, the latter by its Taylor series.
+// To some 1e-7 of the result, from -87 to 88: e^x = 2^n * e^r, the latter by its Taylor series.
 inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   const float to_whole = 12582912.0f;  // 1.5 * 2^23: a sum with it has no fraction
@@ -36,7 +36,7 @@ inline float exponential(float x) {
   return e * power;
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+inline float sigmoid(float x) { return x < -88.0f ? 0.0f : 1.0f / (1.0f + exponential(-x)); }
 
 inline Vec sigmoid(Vec x) {
   float lanes[LANES];

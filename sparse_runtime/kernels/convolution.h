@@ -33,7 +33,7 @@ struct Alike {
 // Rows [rows] x [columns], cut into blocks of columns and these into chunks of rows.
 struct Matrix {
   int32_t rows, columns;
-  int32_t block_columns, chunk_rows;  // at most 65536 each
+  int32_t block_columns, chunk_rows;  // at most 65535 each
   // Dense: block by block [rows / DENSE_ROWS, rounded up][block's columns][DENSE_ROWS], 0 where
   // there is no row; of a convolution of one pixel [rows][columns]. Sparse: block by block, chunk
   // by chunk, those that are not zero of one row after another, which `order` numbers in the chunk.

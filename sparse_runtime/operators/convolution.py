@@ -23,11 +23,13 @@ from .operator import (
 
 DIRECT, COPY, PATCHES, DEPTHWISE = range(4)  # kernels/convolution.h: Producer
 DENSE_ROWS = 4  # kernels/convolution.h
+MAX_CHANNELS = (1 << 16) - 1
 MAX_BLOCK = (1 << 16) - 1  # columns or rows of a matrix in a block
 # With fewer zeros a matrix is surely quicker in its dense form, with more in its sparse one.
 MIN_ZEROS, MAX_ZEROS = 0.1, 0.7
 STRIP_ROWS = 8  # of a channel of a depthwise convolution, computed at once
 NARROW = 6  # vectors of a tile
+VECTORS = 1 << 12  # of `_neighbours` at once: a table of them takes 70 times as much on the way
 
 
 class DepthwiseFields(ctypes.Structure):
@@ -62,9 +64,6 @@ class ConvolutionFields(ctypes.Structure):
         ("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p),
         *[(name, ctypes.c_int32) for name in ("lanes", "vectors", "groups")],
     )  # fmt: skip
-
-
-MAX_CHANNELS = (1 << 16) - 1
 
 
 @dataclass
@@ -133,7 +132,7 @@ class Convolution(Weighted):
 
 
 class Ways:
-    """Forms of the matrix and widths of the tile, by which a convolution can be computed.
+    """Forms of the matrix, widths of the tile and shares of threads to compute a convolution by.
 
     Args:
         steps: one for each group, which take the same way.
@@ -142,15 +141,14 @@ class Ways:
     def __init__(self, steps: list[Step], weight: np.ndarray, context: Context):
         self.steps, self.context = steps, context
         self.weights = np.split(np.ascontiguousarray(weight, np.float32), len(steps))
-        self.encoded: dict[bool, list] = {}
+        self.encoded: dict[tuple[bool, int], list] = {}
         op, (rows, columns) = steps[0].op, self.weights[0].shape
         vectors = -(-op.out.pixels // op.lanes)
-        # Where there are few pixels, threads share out the rows of the matrix: with a part of the
-        # pixels each would have to fetch those beside them from another thread's cache.
+        # Where there are few pixels, threads may share out the rows of the matrix: each then makes
+        # the tiles of all pixels, but a weight is loaded for more of them.
         groups = (n for n in range(context.threads, 0, -1) if context.threads % n == 0)
         shares = next(n for n in groups if n * DENSE_ROWS <= rows or n == 1)
-        for step in steps:
-            step.op.groups = shares if vectors < 8 * context.threads else 1
+        shared = dict.fromkeys((shares, 1)) if vectors < 8 * context.threads else (1,)
         # All columns of a wide tile in the L1 cache, or a part of those of a narrow one.
         tile = context.l1 // (4 * op.lanes)
         narrow = min(vectors, NARROW)
@@ -159,33 +157,37 @@ class Ways:
         self.block = -(-columns // -(-columns // min(self.block, MAX_BLOCK)))  # nearly equal ones
         zeros = 1 - np.count_nonzero(weight) / weight.size
         widths = dict.fromkeys((min(vectors, 8), wide))
-        self.possible = [(False, width) for width in widths] if zeros > MIN_ZEROS else []
+        forms = [(False, width) for width in widths] if zeros > MIN_ZEROS else []
         if zeros < MAX_ZEROS:
-            self.possible += [(True, width) for width in dict.fromkeys((narrow, wide))]
+            forms += [(True, width) for width in dict.fromkeys((narrow, wide))]
+        self.possible = [(*form, count) for form in forms for count in shared]
         self.alike = (
             rows, columns, len(steps), op.producer, op.in_.height, op.out.height, op.out.pixels,
-            op.window.kernel_height, op.window.stride_height, round(zeros, 1),
+            op.window.kernel_height, op.window.stride_height, round(zeros, 1), len(self.possible),
         )  # fmt: skip
 
-    def choose(self, way: tuple[bool, int]) -> None:
-        """way: whether the matrix is dense, and vectors of pixels of a tile."""
-        dense, width = way
-        if dense not in self.encoded:
-            self.encoded[dense] = [self._encode(step.op, w, dense) for step, w in
-                                   zip(self.steps, self.weights)]  # fmt: skip
-        for step, kept in zip(self.steps, self.encoded[dense]):
+    def choose(self, way: tuple[bool, int, int]) -> None:
+        """way: whether the matrix is dense, vectors of a tile, threads that share out the rows."""
+        dense, width, groups = way
+        form = dense, groups
+        if form not in self.encoded:
+            self.encoded[form] = [self._encode(step.op, weight, dense, groups)
+                                  for step, weight in zip(self.steps, self.weights)]  # fmt: skip
+        for step, kept in zip(self.steps, self.encoded[form]):
             op, step.kept = step.op, kept
-            op.matrix, op.vectors = ctypes.pointer(kept[0]), width
+            op.matrix, op.vectors, op.groups = ctypes.pointer(kept[0]), width, groups
             pixels, lanes = width * op.lanes, self.context.lanes
             made = self.block * (pixels + lanes)
             if op.producer == PATCHES:
                 op.rows_size = rows_size(op.window, op.out, pixels, lanes)
             step.scratch = op.rows_size + made + 2 * lanes
 
-    def _encode(self, op: ConvolutionFields, weight: np.ndarray, dense: bool) -> list:
+    def _encode(
+        self, op: ConvolutionFields, weight: np.ndarray, dense: bool, groups: int
+    ) -> list:  # fmt: skip
         """The matrix, and the arrays that it points to."""
         rows, columns = weight.shape
-        chunk = min(MAX_BLOCK, _round_up(-(-rows // op.groups), DENSE_ROWS))
+        chunk = min(MAX_BLOCK, _round_up(-(-rows // groups), DENSE_ROWS))
         matrix = Matrix(rows, columns, self.block, chunk, dense)
         if not dense:
             arrays = _encode_sparse(matrix, weight, self.context.library)
@@ -275,10 +277,13 @@ def _neighbours(op: Windowed, tensor: Tensor, context: Context) -> int | None:
         return None
     lanes, key = context.lanes, (tensor.pictures, tensor.height, tensor.width)
     if key not in context.neighbours:
-        pixels = np.arange(-lanes, _round_up(tensor.pixels, lanes) + lanes)
-        y, x = np.divmod(pixels % (tensor.height * tensor.width), tensor.width)
-        there = np.stack([y > 0, y < tensor.height - 1, x > 0, x < tensor.width - 1])
-        there &= (pixels >= 0) & (pixels < tensor.pixels)
-        bits = (there.reshape(4, -1, lanes) << np.arange(lanes)).sum(2).T
-        context.neighbours[key] = context.pointer(bits, np.uint16) + bits[0].size * 2
+        bits = np.empty((-(-tensor.pixels // lanes) + 2, 4), np.uint16)
+        for first in range(0, len(bits), VECTORS):
+            part = bits[first : first + VECTORS]
+            pixels = (first - 1) * lanes + np.arange(len(part) * lanes)
+            y, x = np.divmod(pixels % (tensor.height * tensor.width), tensor.width)
+            there = np.stack([y > 0, y < tensor.height - 1, x > 0, x < tensor.width - 1])
+            there &= (pixels >= 0) & (pixels < tensor.pixels)
+            part[:] = (there.reshape(4, -1, lanes) << np.arange(lanes)).sum(2).T
+        context.neighbours[key] = context.pointer(bits, np.uint16) + bits[0].nbytes
     return context.neighbours[key]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
-from typing import ClassVar
+from math import isfinite
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .convolution import Ways
 
 Shape = tuple[int, int, int]  # of one picture: channels, height, width
 # In the order of kernels/activation.h.
@@ -37,10 +41,14 @@ class Tensor(ctypes.Structure):
 
 
 class Activation(ctypes.Structure):
+    """kernels/activation.h says what the fields are."""
+
     _fields_ = (("kind", ctypes.c_int32), ("slope", ctypes.c_float))
 
 
 class Window(ctypes.Structure):
+    """kernels/window.h says what the fields are."""
+
     _fields_ = tuple((name, ctypes.c_int32) for name in (
         "kernel_height", "kernel_width", "stride_height", "stride_width", "top", "left",
     ))  # fmt: skip
@@ -55,8 +63,8 @@ class Step:
     output: Tensor
     scratch: int = 0  # floats that each thread needs
     wait: bool = True  # whether the next step needs the result
-    # Of a convolution: the ways to compute it (convolution.Ways), to choose the quickest of.
-    ways: object = None
+    # Of a convolution: how it can be computed, to choose the quickest.
+    ways: Ways | None = None
     kept: list = field(default_factory=list)  # what `op` points to
 
 
@@ -71,7 +79,7 @@ class Context:
         self.neighbours: dict = {}  # of convolution.py, by the size of the pictures
 
     def pointer(self, array: np.ndarray, dtype=np.float32) -> int:
-        """The address of a copy of it that is kept."""
+        """Its address, or that of a copy; either is kept."""
         array = np.ascontiguousarray(array, dtype)
         self.kept.append(array)
         return array.ctypes.data
@@ -119,6 +127,8 @@ class Activated(Operator):
     def check_activation(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r}, not {', '.join(ACTIVATIONS)}")
+        if not isfinite(self.slope):
+            raise ValueError(f"a slope of {self.slope}")
 
     def activation_fields(self) -> Activation:
         return Activation(ACTIVATIONS.index(self.activation), self.slope)

@@ -109,7 +109,10 @@ RECORDS = [
     record("sparse", 2, threads=2),
     record("sparse", 3, network="alexnet"),
     record("openvino", 6, network="alexnet", sparsity=0),
+    record("limit", 5, sparsity=0),
+    record("limit", 3.125, sparsity=0.55),
     record("limit", 1.25),
+    record("limit", 1, network="alexnet"),
     record("deepsparse", 5, sparsity=0),  # no yardstick: it is developed no more
     record("openvino", 12, sparsity=0),
     record("onnxruntime", 10, sparsity=0),
@@ -123,12 +126,12 @@ def test_the_tables_compare_with_the_fastest_dense_runtime_and_mnn_of_the_same_s
     short, full = map(cells, tables(RECORDS))
     head, alignment, *rows = short
     assert head == ["network", "instructions", "pictures", "threads", "fastest dense runtime",
-                    "55%", "90%"]  # fmt: skip
-    assert [cell[-1] for cell in alignment] == ["-", *"::::::"]  # numbers to the right
+                    "55%", "90%", "the limit"]  # fmt: skip
+    assert [cell[-1] for cell in alignment] == ["-", *":::::::"]  # numbers to the right
     assert rows == [  # at 55% MNN's dense kernels are the faster ones
         ["vgg11, 224", "AVX-512", "1", "1", "10.00 (ONNX Runtime)", "8.00 (1.25, 2.00)",
-         "2.50 (4.00, 3.00)"],
-        ["alexnet, 224", "AVX-512", "1", "1", "6.00 (OpenVINO)", "", "3.00 (2.00)"],
+         "2.50 (4.00, 3.00)", "3.12, 1.25"],
+        ["alexnet, 224", "AVX-512", "1", "1", "6.00 (OpenVINO)", "", "3.00 (2.00)", "1.00"],
     ]  # fmt: skip
     head, _, *rows = full
     assert head[:2] == ["runtime", "network"]
@@ -138,7 +141,7 @@ def test_the_tables_compare_with_the_fastest_dense_runtime_and_mnn_of_the_same_s
         ["MNN", "AVX-512", "1", "1", "16.00 (0.62)", "20.00 (0.50)", "7.50 (1.33)"],
         ["DeepSparse", "AVX-512", "1", "1", "5.00 (2.00)", "", ""],
         ["sparse runtime", "AVX-512", "1", "1", "", "8.00 (1.25)", "2.50 (4.00)"],
-        ["the limit", "AVX-512", "1", "1", "", "", "1.25 (8.00)"],
+        ["the limit", "AVX-512", "1", "1", "5.00 (2.00)", "3.12 (3.20)", "1.25 (8.00)"],
         ["sparse runtime", "AVX-512", "1", "2", "", "", "2.00"],
         ["sparse runtime", "AVX2", "1", "1", "", "", "4.00"],
         ["sparse runtime", "AVX-512", "8", "1", "", "", "16.00"],

@@ -149,24 +149,26 @@ def test_what_is_exported_stays_where_the_comparison_fails(
 
 
 def what_if(capsys, *options) -> tuple[list[str], dict[tuple[str, str], list[str]]]:
-    """The lines that are no rows, and the others' cells by sparsity and runtime."""
+    """The lines that are no rows, and the others' cells by ratio, sparsity and runtime."""
     capsys.readouterr()
     export.main(["--what_if", *map(str, options)])
     lines = capsys.readouterr().out.splitlines()
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
     others = [line for line in lines if line and line[0] != "|"]
-    return others, {(row[0], row[1]): row[2:] for row in rows[2:]}
+    return others, {tuple(row[:3]): row[3:] for row in rows[2:]}
 
 
 def test_what_pruning_would_give(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = folders.find_weights(trained).read_bytes()
-    lines, rows = what_if(capsys, 0.9, 0.75, "--pruned_model", trained)
-    zeros, names = zip(*rows)
-    assert names == ("onnx", "paddle", "sparse", "sparse")
+    lines, rows = what_if(capsys, 0.9, 0.75, 0.2, 0.75, "--pruned_model", trained)
+    ratios, zeros, names = zip(*rows)
+    assert ratios == ("", "", "0.2", "0.75", "0.9")
+    assert names == ("onnx", "paddle", "sparse", "sparse", "sparse")
     # As the checkpoint is; and a few of its layers were sparser than 75% before.
-    assert [float(share.rstrip("%")) for share in zeros] == pytest.approx([55, 55, 75, 90], abs=0.5)
-    dense, _, at_75, at_90 = (float(cells[0]) for cells in rows.values())
+    shares = [float(share.rstrip("%")) for share in zeros]
+    assert shares == pytest.approx([55, 55, 55, 75, 90], abs=0.5)
+    dense, _, _, at_75, at_90 = (float(cells[0]) for cells in rows.values())
     assert at_90 < at_75 < 0.5 * dense
     for cells in rows.values():
         memory, ms, times = map(float, cells[1:])
@@ -185,9 +187,11 @@ def test_what_pruning_would_give_a_network_that_is_not_trained(capsys, monkeypat
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     lines, rows = what_if(capsys, 0.5, "--data", "digits", "--scale", 0.25)
     assert lines[0].startswith("mobilenet_v1, random weights, pictures of 3x32x32, 10 classes; ")
-    assert list(rows) == [("0.00%", "onnx"), ("0.00%", "paddle"), ("50.00%", "sparse")]
-    assert rows["0.00%", "onnx"] == ["left out", "", "", ""]
-    assert rows["0.00%", "paddle"][3] == "1.00"
+    dense, others, pruned = rows
+    assert (dense, others) == (("", "0.00%", "onnx"), ("", "0.00%", "paddle"))
+    assert pruned == ("0.5", "50.00%", "sparse")
+    assert rows[dense] == ["left out", "", "", ""]
+    assert rows[others][3] == "1.00"
     assert lines[1].startswith("onnx is left out: ")
     assert lines[1].endswith('; pip install ".[export]"')
 

@@ -42,7 +42,38 @@ def test_a_network_with_branches_is_exported_as_sparse(model, tmp_path):
 
 
 def test_an_operator_the_runtime_lacks_is_named(tmp_path):
-    network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 1), paddle.nn.Tanh())
-    with pytest.raises(ValueError, match="the sparse runtime has no operator Tanh"):
-        export.save_sparse(network, (3, 8, 8), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    """With the layer that it stands for: a GELU is five operators of ONNX."""
+    nn = paddle.nn
+    wide = nn.Conv2D(4, 4, 3, dilation=2)
+    for layers, operator, layer in (
+        ([nn.Tanh()], "Tanh", "1, Tanh()"),
+        ([nn.Conv2D(4, 4, 3), nn.Sequential(nn.ReLU(), nn.GELU())], "Div", "2.1, GELU("),
+        ([nn.Conv2D(4, 4, 3), wide], "Conv with dilation", "2, Conv2D(4, 4, kernel_size=[3, 3], "),
+        ([nn.Flatten(), nn.Linear(256, 4), nn.Softmax()], "Softmax", "3, Softmax("),
+        ([Tanh()], "Tanh", None),
+    ):
+        network = nn.Sequential(nn.Conv2D(3, 4, 1), *layers)
+        with pytest.raises(ValueError, match=f"runtime has no operator {operator} ") as refused:
+            export.save_sparse(network, (3, 8, 8), tmp_path)
+        _, _, named = str(refused.value).partition("export as onnx or paddle; the layer is ")
+        assert named.startswith(layer) if layer else not named
+        assert list(tmp_path.iterdir()) == []
+
+
+class Tanh(paddle.nn.Layer):
+    """By a function, without a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = paddle.nn.ReLU()
+
+    def forward(self, x):
+        return paddle.tanh(self.inside(x))
+
+
+@pytest.mark.parametrize("layers", [[], [paddle.nn.ReLU(), paddle.nn.AdaptiveAvgPool2D(1)]])
+def test_an_output_of_one_pixel_stays_a_picture(layers, tmp_path):
+    side = 10 if layers else 8
+    network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 8), *layers)
+    network.eval()
+    assert export.save_checked("sparse", network, (3, side, side), tmp_path) <= 1e-5

@@ -206,7 +206,9 @@ def expected(made: Model, images: np.ndarray) -> list[tuple[np.ndarray, np.ndarr
         x, apart = COMPUTED[op.kind](op, *(values[number] for number in op.inputs))
         values.append(activated(op, x, apart) if hasattr(op, "activation") else (x, apart))
     return [
-        tuple(array[:, :, 0, 0] if array.shape[2:] == (1, 1) else array for array in values[number])
+        values[number]
+        if number in made.pictures or values[number][0].shape[2:] != (1, 1)
+        else tuple(array[:, :, 0, 0] for array in values[number])
         for number in made.outputs
     ]
 

@@ -134,11 +134,17 @@ def test_operators_that_do_not_fit(number, field, values, path):
         assert f"operator {number} " in refusal(path)
 
 
-@pytest.mark.parametrize("outputs", [[], [0], [16], [10**30], 1, "5", *[[n] for n in NUMBERS[5:]]],
-                         ids=shown)  # fmt: skip
+@pytest.mark.parametrize("outputs", [[], [0], [16], [10**30], 1, "5", *[[n] for n in NUMBERS[5:]],
+                                     [1] * 4097], ids=shown)  # fmt: skip
 def test_outputs_that_are_none(outputs, path):
     forge(path, lambda network, tensors: network.update(outputs=outputs))
     refusal(path)
+
+
+@pytest.mark.parametrize("pictures", [1, "5", [None], [1.0], [1] * 4097], ids=shown)
+def test_outputs_that_are_pictures_by_a_wrong_list(pictures, path):
+    forge(path, lambda network, tensors: network.update(pictures=pictures))
+    assert "its outputs are not a list of results" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ Imports neither paddle nor onnx: with `--noconftest` it runs under sanitizers, t
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,6 +30,7 @@ from sparse_networks import (
     expected,
     model,
     pictures,
+    pool,
 )
 
 from sparse_runtime import Network, build
@@ -60,6 +63,42 @@ def test_a_result_that_is_an_output_twice():
     last, first, again = Network(made, tune=False)(images)
     assert_right([last, first, again], expected(made, images))
     assert not np.shares_memory(last, again)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_makes_its_own():
+    made = model((3, 7, 8), convolution(5))
+    tried, images = Network(made, 1, 2, tune=False), pictures(made, 1)
+    right = tried(images)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            tried(images)
+        except RuntimeError:
+            del tried  # ends none of the threads that it does not have
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert_same(tried(images), right)
+
+
+def test_what_is_known_of_a_large_picture_takes_little_memory():
+    made = model((1, 1024, 2048), convolution(1, 3, padding=1))
+    tracemalloc.start()
+    tried = Network(made, tune=False)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.5 * tried.activations
+
+
+def test_threads_that_need_too_much():
+    """A little file: 128 rows of a picture that is wide, and the 128 times as many under them."""
+    tall = pool("max_pool", [128, 1], [128, 1], [127, 0, 127, 0])
+    made = model((1, 500, 65_000), tall)
+    Network(made, tune=False)
+    with pytest.raises(ValueError, match="its threads take"):
+        Network(made, 1, 64, tune=False)
 
 
 def test_the_pictures_stay_and_may_have_any_strides():

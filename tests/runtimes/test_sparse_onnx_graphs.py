@@ -37,6 +37,13 @@ def test_outputs(outputs, numbers, wanted):
     assert (model.outputs, kinds(model)) == (numbers, wanted)
 
 
+def test_an_output_is_a_picture_or_flat_as_in_the_graph():
+    nodes = [CONV, "GlobalAveragePool c > p", "Flatten p > f", "Relu c > r"]
+    for outputs, given in ((["p", "c"], [2]), (["f", "c"], []), (["f"], [])):
+        model = check(case(*nodes, outputs=outputs))
+        assert [n for n in model.pictures if n == 2] == given
+
+
 def test_an_output_keeps_its_value():
     model = check(case(CONV, "Relu c > y", outputs=["c", "y"]))
     assert kinds(model) == "convolution scale+relu"

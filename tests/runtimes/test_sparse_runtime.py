@@ -100,6 +100,14 @@ def test_what_is_measured_changes_rounding_alone(instruction_set, monkeypatch):
     images = pictures(made)
     first = Network(made, BATCH, 1, instruction_set, tune=False)(images)
     assert_close(Network(made, BATCH, 2, instruction_set)(images), first)
+    # Time has passed when all threads are done:
+    awaited, run = [], Network._run
+    monkeypatch.setattr(Network, "_run", lambda network, tasks: (
+        awaited.extend(bool(task.wait) for task in tasks), run(network, tasks)))  # fmt: skip
+    Network(made, BATCH, 2, instruction_set)
+    assert awaited
+    assert all(awaited)
+    monkeypatch.undo()
     # Whatever turns out to be the quickest on a machine:
     rng = np.random.default_rng(0)
     monkeypatch.setattr(Network, "_time", lambda self, step, way: rng.random())
@@ -192,6 +200,15 @@ def test_the_sigmoid_is_exact_to_some_bits(instruction_set):
     right = 1 / (1 + np.exp(-images.astype(np.float64)))
     (result,) = Network(made, instruction_set=instruction_set, tune=False)(images)
     np.testing.assert_allclose(result, right, rtol=1e-6)
+
+
+@every_set
+def test_swish_far_from_zero(instruction_set):
+    made = model((1, 1, 6), {"kind": "scale", "activation": "swish"})
+    made.operators[0].scale, made.operators[0].shift = np.float32([[1], [0]])
+    images = np.float32([-3e38, -1e10, -89, 89, 1e10, 3e38]).reshape(1, 1, 1, 6)
+    (result,) = Network(made, instruction_set=instruction_set, tune=False)(images)
+    np.testing.assert_allclose(result, np.maximum(images, 0), atol=1e-36)
 
 
 @every_set
