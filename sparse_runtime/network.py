@@ -149,10 +149,10 @@ class Network:
             return rows.swapaxes(0, 1)
 
         self._input = view(0)
-        outputs = [view(number) for number in model.outputs]
+        flat = [shapes[n][1:] == (1, 1) and n not in model.pictures for n in model.outputs]
         self._outputs = [
-            o[:, :, 0, 0] if o.shape[2:] == (1, 1) and number not in model.pictures else o
-            for number, o in zip(model.outputs, outputs)
+            view(number)[:, :, 0, 0] if each else view(number)
+            for number, each in zip(model.outputs, flat)
         ]
         self._steps: list[Step] = []
         for node in nodes:

@@ -38,7 +38,8 @@ NEEDED = {"network", "image_size", "masks", "cpu", "date", "instructions", "runt
 NOTE = """Milliseconds a run (times as fast as dense; in the first table also: as MNN). Dense: the
 fastest of Paddle Inference (with oneDNN), ONNX Runtime, OpenVINO and MNN on the dense network, with
 the same instructions, pictures and threads. MNN: its sparse kernels, or its dense ones where these
-are faster. It has none for AVX-512; ONNX Runtime and DeepSparse cannot be restricted to AVX2."""
+are faster. It has none for AVX-512; ONNX Runtime and DeepSparse cannot be restricted to AVX2. The
+limit: at each of these sparsities."""
 
 
 def report(records: list[dict]) -> str:
