@@ -73,12 +73,13 @@ def test_a_forked_process_makes_its_own():
     child = os.fork()
     if child == 0:
         signal.alarm(60)
+        status = 1
         try:
             tried(images)
         except RuntimeError:
-            del tried  # ends none of the threads that it does not have
-            os._exit(7)
-        os._exit(1)
+            status = 7
+        del tried  # which waits for none of the threads that it does not have
+        os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert_same(tried(images), right)
 
@@ -99,6 +100,13 @@ def test_threads_that_need_too_much():
     Network(made, tune=False)
     with pytest.raises(ValueError, match="its threads take"):
         Network(made, 1, 64, tune=False)
+
+
+def test_outputs_that_take_too_much():
+    """A result again and again."""
+    made = model((1, 1024, 1024), convolution(1), outputs=[1] * 2049)
+    with pytest.raises(ValueError, match="its results take"):
+        Network(made, 1, tune=False)
 
 
 def test_the_pictures_stay_and_may_have_any_strides():
