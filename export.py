@@ -179,7 +179,9 @@ def lacking_layer(model, shape: tuple[int, ...]) -> str:
         hook.remove()
     for name, layer, size in tried.values():
         flat = len(size) == 1
-        alone = paddle.nn.Sequential(*[paddle.nn.Flatten()] * flat, layer)
+        # Paddle 2 exports no network without parameters.
+        parts = [paddle.nn.BatchNorm2D(size[0]), *[paddle.nn.Flatten()] * flat, layer]
+        alone = paddle.nn.Sequential(*parts)
         alone.eval()
         try:
             to_sparse(alone, (*size, 1, 1) if flat else size)
