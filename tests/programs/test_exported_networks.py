@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 import pytest
 
@@ -77,3 +78,29 @@ def test_an_output_of_one_pixel_stays_a_picture(layers, tmp_path):
     network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 8), *layers)
     network.eval()
     assert export.save_checked("sparse", network, (3, side, side), tmp_path) <= 1e-5
+
+
+def test_rounding_that_the_network_magnifies_is_no_fault(tmp_path, monkeypatch):
+    """What is left of products that nearly cancel; the same with an error is refused."""
+    rng = np.random.default_rng(0)
+    made = rng.standard_normal((32, 27)).astype(np.float32)
+    sums = rng.standard_normal((8, 32)) @ (np.eye(32) - made @ np.linalg.pinv(made))
+    sums = (sums + 3e-4 * rng.standard_normal((8, 32))).astype(np.float32)
+    network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 32, 3), paddle.nn.Conv2D(32, 8, 1))
+    with paddle.no_grad():
+        for layer, weight in zip(network, (made, sums)):
+            layer.weight.set_value(weight.reshape(layer.weight.shape))
+            layer.bias.set_value(paddle.zeros_like(layer.bias))
+        network.eval()
+        largest = float(network(paddle.randn([2, 3, 16, 16])).abs().max())
+    error = export.save_checked("sparse", network, (3, 16, 16), tmp_path)
+    assert error > export.MAX_ERROR
+
+    def save_other(model, shape, folder):
+        with paddle.no_grad():
+            model[1].bias.set_value(model[1].bias + 0.01 * largest)
+        export.save_sparse(model, shape, folder)
+
+    monkeypatch.setitem(export.SAVE, "sparse", save_other)
+    with pytest.raises(ValueError, match="differs from the model by"):
+        export.save_checked("sparse", network, (3, 16, 16), tmp_path)
