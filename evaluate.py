@@ -33,7 +33,7 @@ from readers.loader import Loader
 from readers.sampler import EpochBatchSampler
 from tasks.lines import listed, shortened, warn
 from tasks.measure import class_names, evaluate
-from training import checkpoint, folders, train_state
+from training import checkpoint, convolutions, folders, train_state
 from training.process import set_device
 from training.train_state import Saved
 from training.trained import complete
@@ -99,6 +99,8 @@ def main(argv=None) -> None:
     else:
         model = task.make_model(args)
         checkpoint.load_weights(model, weights, saved)
+        if saved and saved.options.get("fast_convolutions"):  # as in the tests while training
+            convolutions.use_fast(model)
     dataset = task.make_dataset(args, "val")
     check_classes(class_names(dataset), saved)
     batches = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)

@@ -37,7 +37,7 @@ from readers.sampler import EpochBatchSampler
 from tasks import TASKS
 from tasks.lines import say
 from tasks.measure import class_names, evaluate
-from training import checkpoint, folders, initial, ranks, report, resume
+from training import checkpoint, convolutions, folders, initial, ranks, report, resume
 from training.process import set_up_process
 from training.run import Run
 from training.stopping import check_stopped, evaluation_errors, stoppable
@@ -126,6 +126,8 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
     loaders = make_loaders(args, seed) if args.use_pretrained else None
     paddle.seed(args.seed)  # the same initial weights on every rank
     model = initial.make_model(args, saved)
+    if args.fast_convolutions:
+        convolutions.use_fast(model)
     train_loader, val_loader = loaders or make_loaders(args, seed)
     if saved:
         resume.check_same_classes(args, saved)

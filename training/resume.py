@@ -22,14 +22,16 @@ LASTING = """
     data model scale num_classes seed amp lr lr_strategy step_epochs warmup_steps l2_decay
     momentum_rate pruning_mode ratio threshold static_masks prune_params_type local_sparsity
     sparse_block distribution prune_period pruning_strategy image_size train_sizes augmentation
-    mixup_epochs
+    mixup_epochs fast_convolutions
 """.split()  # noqa: SIM905
+# Of those that a checkpoint may not have yet: what it was trained with.
+BEFORE = {"fast_convolutions": False}
 
 
 def find(args) -> Saved | None:
     """The checkpoint to go on from, which fits the options; None: a new training.
 
-    --initial_ratio becomes the checkpoint's where it was not given.
+    --initial_ratio and --fast_convolutions become the checkpoint's where they were not given.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, is damaged, or was trained otherwise.
@@ -45,6 +47,8 @@ def find(args) -> Saved | None:
                 f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give "
                 "more"
             )
+    if args.fast_convolutions is None:
+        args.fast_convolutions = not saved or {**BEFORE, **saved.options}["fast_convolutions"]
     if saved:
         if args.initial_ratio is None and saved.options.get("pruning_strategy") == "gmp":
             initial = saved.options.get("initial_ratio", 0.15)
@@ -63,6 +67,7 @@ def find(args) -> Saved | None:
 
 def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
     """The saved options, as on a command line, that go on otherwise under `args`."""
+    saved = {**BEFORE, **saved}
     idle = {"step_epochs"} if args.lr_strategy == "cosine_decay" else set()
     if args.pruning_mode != "ratio" or args.static_masks:
         idle.add("ratio")

@@ -177,6 +177,7 @@ OPTIONS = {
     "scale": lambda value: _is_number(value) and 0.001 <= value <= 1000,
     "image_size": _or_none(lambda value: type(value) is int and 1 <= value <= 4096),
     "initial_ratio": _or_none(lambda value: _is_number(value) and 0 <= value <= 1),
+    "fast_convolutions": _is_a(bool),
     "classes": _or_none(
         lambda value: type(value) is list and all(type(name) is str for name in value)
     ),
