@@ -7,9 +7,9 @@ import platform
 
 import psutil
 
-from training.tables import cpu_name, markdown
+from training.tables import cpu_name, fast_products, markdown
 
-__all__ = ["cpu_name", "machine", "markdown"]
+__all__ = ["cpu_name", "fast_products", "machine", "markdown"]
 
 
 def machine(**versions: str) -> str:

@@ -22,7 +22,8 @@ try:
 except ImportError:
     sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
 
-from results.experiments import ROWS, read_runs
+from results.experiments import read_runs
+from results.rows import ROWS
 from training import checkpoint, folders
 from training.command_line import one_line_errors
 
@@ -107,7 +108,7 @@ def draw_results(runs: list[dict], out: Path) -> None:
     """Top-1 against measured sparsity: means and ranges of the seeds; all, and what is near."""
     rows = [row for row in ROWS if row.data == "fashion" and row.name != "dense"]
     runs = [run for run in runs if "diverged" not in run]
-    control = [run["top1"] for run in runs if run["row"] == "control"]
+    control = [run["top1"] for run in runs if run["row"] == "fashion-control"]
     groups = {}
     for row in rows:
         top1 = [run["top1"] for run in runs if run["row"] == row.full_name]

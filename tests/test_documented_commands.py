@@ -18,6 +18,7 @@ import export
 import train
 from benchmarks.inference import compare as inference
 from results import experiments, plots
+from results.rows import DATA
 
 SMALL_VOC = "--image_size 64 --train_sizes 64 64"
 SMALL = "--scale 0.25 --batch_size 2 --batch_size_for_validation 2 --num_workers 0 --max_steps 1"
@@ -117,9 +118,8 @@ def test_documented_command(command, trained, trained_voc, tmp_path, monkeypatch
     if "results.experiments" in words:
         monkeypatch.chdir(tmp_path)
         digits = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
-        monkeypatch.setitem(experiments.DATA, "digits", digits)
-        monkeypatch.setattr(experiments, "SEEDS", 1)
-        experiments.main([*words[3:], "--epochs", "1", "--jobs", "1"])
+        monkeypatch.setattr(DATA["digits"], "options", digits)
+        experiments.main([*words[3:], "--epochs", "1", "--jobs", "1", "--seeds", "1"])
         assert re.search(r"\| ratio +\| +55% \|", capfd.readouterr().out)
         return
     small = SMALL.split() + voc * SMALL_VOC.split()

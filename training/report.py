@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tasks.measure import summarize
 from training import folders
 from training.process import command
 from training.run import FIRST_STEPS, Run
+from training.tables import fast_products
 from training.train_state import STATE, Saved
 from unstructured_pruner import UnstructuredPruner
 
@@ -26,6 +28,9 @@ def beginning(run: Run, saved: Saved | None) -> None:
     args, ranks = run.args, dist.get_world_size()
     gpu = paddle.get_device() != "cpu"
     device = paddle.device.cuda.get_device_name() if gpu else f"CPU, {available_cores()} cores"
+    if not gpu and any(name not in os.environ for name in fast_products()):
+        hint = " ".join(f"{name}={value}" for name, value in fast_products().items())
+        device += f"; `{hint} python ...` is faster on it"
     weights = "random" if not args.use_pretrained else "Paddle's for ImageNet"
     lines = {
         "device": f"{device}{f', {ranks} processes' if ranks > 1 else ''}",

@@ -18,8 +18,25 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def cpu_name() -> str:
     """As the system calls it; on x86 with the numbers that tell generations apart."""
-    with contextlib.suppress(OSError, KeyError):
-        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]  # Linux
-        fields = dict(re.findall(r"^(\S.*?)\s*: (.*)$", first, re.MULTILINE))
-        return "{model name} (family {cpu family}, model {model})".format_map(fields)
+    with contextlib.suppress(KeyError):
+        return "{model name} (family {cpu family}, model {model})".format_map(_cpu())
     return platform.processor() or platform.machine()
+
+
+def fast_products() -> dict[str, str]:
+    """What in the environment makes Paddle's matrix products fast on this processor, too.
+
+    The MKL in Paddle takes its slowest way on an AMD processor; with this it uses AVX2, which is 2
+    to 3 times as fast. It is read when Paddle is imported. Results differ in their last digits.
+    """
+    cpu = _cpu()
+    amd = cpu.get("vendor_id") == "AuthenticAMD" and "avx2" in cpu.get("flags", "").split()
+    return {"MKL_DEBUG_CPU_TYPE": "5"} if amd else {}
+
+
+def _cpu() -> dict[str, str]:
+    """What Linux says of the first processor."""
+    with contextlib.suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+        return dict(re.findall(r"^(\S.*?)\s*: (.*)$", first, re.MULTILINE))
+    return {}

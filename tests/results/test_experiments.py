@@ -12,9 +12,14 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, error_line
+from scipy import stats
 
-from readers.small_images import FashionMNIST
-from results import experiments, plots
+from imagenet_reader import ImageNetDataset
+from readers.small_images import Cifar10, FashionMNIST
+from results import experiments, folders, plots, tables
+from results.rows import DATA, ROWS
+
+SMALL = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +27,8 @@ def results(tmp_path_factory):
     """What two rows on digits leave behind, at width 0.1 and of one epoch."""
     out = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
-        small = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
-        patch.setitem(experiments.DATA, "digits", small)
-        patch.setattr(experiments, "SEEDS", 1)
-        experiments.main(["--out", str(out), "--epochs", "1", "--jobs", "1",
+        patch.setattr(DATA["digits"], "options", SMALL)
+        experiments.main(["--out", str(out), "--epochs", "1", "--jobs", "1", "--seeds", "1",
                           "--only", "digits-control", "digits-ratio-55"])  # fmt: skip
     return out
 
@@ -48,8 +51,7 @@ def test_a_row_is_trained_and_measured(results):
 def test_it_goes_on_where_it_was(results, monkeypatch):
     calls = []
     monkeypatch.setattr(experiments, "program", lambda *words: calls.append(words) or [0, 0])
-    monkeypatch.setattr(experiments, "SEEDS", 1)
-    again = ["--out", str(results), "--jobs", "1", "--only", "digits-ratio-55"]
+    again = ["--out", str(results), "--jobs", "1", "--seeds", "1", "--only", "digits-ratio-55"]
     experiments.main(again)
     assert [words[0] for words in calls] == ["train.py"]  # the start, which others may need
     assert str(results / "models" / "digits-dense-seed0") in calls.pop()
@@ -66,8 +68,8 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
         raise ValueError(f"train.py ended with status 2: fc.bias is {why}")
 
     monkeypatch.setattr(experiments, "program", program)
-    suite = experiments.Suite(tmp_path, tmp_path, None)
-    dense = next(row for row in experiments.ROWS if row.full_name == "digits-dense")
+    suite = experiments.Suite(tmp_path, {}, tmp_path)
+    dense = next(row for row in ROWS if row.full_name == "digits-dense")
     why = "missing"
     with pytest.raises(ValueError, match="missing"):
         suite.run(dense, 0)
@@ -78,11 +80,11 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     assert record["seed"] == 0
     runs = [record, run("digits-dense", 1, 0.5), run("digits-dense", 2, 0.6)]
     assert cells(runs, "digits")[2][3] == "55.00% (50.00%..60.00%), 1 diverged"
-    assert cells([record], "digits")[2][2:5] == ["", "1 diverged", ""]
+    assert cells([record], "digits")[2][2:7] == ["", "1 diverged", "", "", "1"]
 
 
 def cells(runs: list[dict], data: str) -> list[list[str]]:
-    lines = experiments.table(runs, data).splitlines()
+    lines = tables.table(runs, data).splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -92,32 +94,42 @@ def run(row: str, seed: int, top1: float, **more) -> dict:
             "global_batch": 64, "gzip_bytes": 9876, **more}  # fmt: skip
 
 
-def test_the_table_has_means_ranges_and_differences():
-    runs = [run("control", 0, 0.9), run("control", 1, 0.88), run("ratio-55", 1, 0.87),
-            run("ratio-55", 0, 0.91), run("ratio-90", 0, 0.85, cpu_seconds=None)]  # fmt: skip
+def test_the_table_has_means_ranges_and_intervals():
+    runs = [run("fashion-control", 0, 0.9), run("fashion-control", 1, 0.88),
+            run("fashion-ratio-55", 1, 0.87), run("fashion-ratio-55", 0, 0.91),
+            run("fashion-ratio-90", 0, 0.85, cpu_seconds=None)]  # fmt: skip
     head, _, *rows = cells(runs, "fashion")
     assert "core seconds" in head
     assert rows[0][:4] == [
         "dense control", "", "50.00% / 55.00% / 60.00%", "89.00% (88.00%..90.00%)",
     ]  # fmt: skip
+    # Differences of -1 and +1: a standard error of 1, times 12.706 at one degree of freedom.
     assert rows[1] == [
         "ratio", "55%", "50.00% / 55.00% / 60.00%", "89.00% (87.00%..91.00%)", "100.00%",
-        "+0.00 (-1.00..+1.00)", "5", "100", "64 x CPU", "10", "`ratio-55`",
+        "+0.00 ± 12.71", "2", "100", "10", "`fashion-ratio-55`",
     ]  # fmt: skip
-    assert rows[2][3:8] == ["85.00%", "100.00%", "-5.00", "5", ""]
+    assert rows[2][3:8] == ["85.00%", "100.00%", "-5.00", "1", ""]
     assert len(cells(runs, "digits")) == 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_the_interval_is_that_of_students_paired_t_test(count):
+    values = [0.5, -1.0, 0.25, 2.0, -3.0][:count]
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    shown = f"{(low + high) / 2:+.2f} ± {(high - low) / 2:.2f}"
+    assert tables.with_interval(values) == shown
 
 
 def test_the_readme_shows_the_tables_of_the_results():
     runs = experiments.read_runs(ROOT / "results")
     text = (ROOT / "results" / "README.md").read_text()
-    for data in experiments.DATA:
-        assert f"\n\n{experiments.table(runs, data)}\n\n" in text
+    for data in DATA:
+        assert f"\n\n{tables.table(runs, data)}\n\n" in text
 
 
 def test_what_the_results_say_of_themselves():
     for run in experiments.read_runs(ROOT / "results"):
-        samples = 360 if run["row"].startswith("digits") else 10_000
+        samples = {"digits": 360, "imagenette": 2000}.get(run["row"].partition("-")[0], 10_000)
         assert "diverged" in run or run["samples"] == samples
         assert not any(Path(word).is_absolute() for word in run["command"])
         assert "dirty" not in run["commit"]
@@ -135,22 +147,46 @@ def test_the_subset_is_the_beginning(tmp_path, monkeypatch, capfd):
     for images, labels, count in ((*names, 300), (*tests, 100)):
         write_idx(tmp_path / images, rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
         write_idx(tmp_path / labels, rng.integers(0, 10, count, dtype=np.uint8))
-    monkeypatch.setattr(experiments, "SUBSET", 200)
-    experiments.write_subset(tmp_path, tmp_path / "part")
+    monkeypatch.setattr(folders, "SUBSET", 200)
+    folders.make("fashion", tmp_path, tmp_path / "part", left_out=False)
     for mode, count in (("train", 200), ("val", 100)):
         part, whole = FashionMNIST(tmp_path / "part", mode), FashionMNIST(tmp_path, mode)
         assert len(part) == count
         assert (part.images == whole.images[:count]).all()
         assert (part.labels == whole.labels[:count]).all()
-    missing = [
-        "--fashion_mnist",
-        tmp_path / "nowhere",
-        "--out",
-        tmp_path / "out",
-        "--only",
-        "dense",
-    ]
+    missing = ["--fashion", tmp_path / "nowhere", "--out", tmp_path / "out"]
+    missing += ["--only", "fashion-dense"]
     assert "nowhere" in error_line(capfd, experiments.main, *missing)
+    assert not (tmp_path / "out" / "data" / "fashion").exists()
+
+
+def test_what_is_left_out_is_not_trained_on(cifar_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "LEFT_OUT", 10)
+    for name, left_out in (("whole", False), ("part", True)):
+        folders.make("cifar", cifar_dir, tmp_path / name, left_out)
+    whole = {mode: Cifar10(tmp_path / "whole", mode) for mode in ("train", "val")}
+    part = {mode: Cifar10(tmp_path / "part", mode) for mode in ("train", "val")}
+    assert [len(whole[mode]) for mode in whole] == [40, 10]
+    assert (part["train"].images == whole["train"].images[:30]).all()
+    assert (part["val"].images == whole["train"].images[30:]).all()
+    assert (part["val"].labels == whole["train"].labels[30:]).all()
+
+
+def test_the_lists_of_imagenette(tmp_path):
+    counts, seen = {"train": 4500, "left_out": 500, "test": 2000}, set()
+    for name, count in counts.items():
+        words = (folders.LISTS / f"{name}.txt").read_text().split()
+        assert len(words) == 2 * count
+        seen.update(words[::2])
+        if name == "left_out":
+            assert all(words[1::2].count(str(label)) == 50 for label in range(10))
+    assert len(seen) == 7000  # none is in two of them
+    for name in ("train", "val"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    for left_out, name in ((False, "test"), (True, "left_out")):
+        folders.make("imagenette", tmp_path / "pictures", tmp_path / name, left_out)
+        assert len(ImageNetDataset(tmp_path / name, "train", 128, 10)) == 4500
+        assert len(ImageNetDataset(tmp_path / name, "val", 128, 10)) == counts[name]
 
 
 def test_pictures_of_a_run(results, tmp_path, capfd):
@@ -169,8 +205,9 @@ def test_pictures_of_a_run(results, tmp_path, capfd):
 
 
 def test_picture_of_the_results(tmp_path, monkeypatch):
-    runs = [run("control", 0, 0.9), run("control", 1, 0.88), run("ratio-55", 0, 0.87),
-            run("ratio-55", 1, 0.91), *[run("gmp-90", seed, 0.1) for seed in range(3)]]  # fmt: skip
+    runs = [run("fashion-control", 0, 0.9), run("fashion-control", 1, 0.88),
+            run("fashion-ratio-55", 0, 0.87), run("fashion-ratio-55", 1, 0.91),
+            *[run("fashion-gmp-90", seed, 0.1) for seed in range(3)]]  # fmt: skip
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, *name: figures.append(figure))
     plots.draw_results(runs, tmp_path)
@@ -184,16 +221,12 @@ def test_picture_of_the_results(tmp_path, monkeypatch):
 
 def test_the_results_are_those_of_the_rows():
     runs = experiments.read_runs(ROOT / "results")
-    rows = {row.full_name: row for row in experiments.ROWS}
-    wanted = [(name, seed) for name in rows for seed in range(experiments.SEEDS)]
+    rows = {row.full_name: row for row in ROWS}
+    wanted = [(row.full_name, seed) for row in ROWS for seed in range(row.seeds)]
     assert sorted((run["row"], run["seed"]) for run in runs) == sorted(wanted)
-    suite = experiments.Suite(Path("results"), Path(), None)
+    suite = experiments.Suite(Path("my_results"), {}, Path("data/mobilenet_v1_x0.75.safetensors"))
     for run in runs:
-        command = ["python", *suite.command(rows[run["row"]], run["seed"])]
-        if run["command"][1] == "benchmarks/random_pruning.py":  # where it was when it ran
-            assert command[1:3] == ["-m", "results.random_pruning"]
-            command[1:3] = run["command"][1:2]
-        assert run["command"] == command
+        assert run["command"] == ["python", *suite.command(rows[run["row"]], run["seed"])]
 
 
 def test_a_folder_without_runs_has_no_table(tmp_path, capfd):
@@ -202,8 +235,10 @@ def test_a_folder_without_runs_has_no_table(tmp_path, capfd):
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
-    (tmp_path / "runs.jsonl").write_text(json.dumps(run("control", 0, 0.5)) + '\n{"row": "con')
-    experiments.Suite(tmp_path, tmp_path, None).add(run("control", 1, 0.6))
+    (tmp_path / "runs.jsonl").write_text(
+        json.dumps(run("fashion-control", 0, 0.5)) + '\n{"row": "con'
+    )
+    experiments.Suite(tmp_path, {}, tmp_path).add(run("fashion-control", 1, 0.6))
     assert [r["seed"] for r in experiments.read_runs(tmp_path)] == [0, 1]
     assert (tmp_path / "runs.jsonl").read_text().count("\n") == 2
 
@@ -219,4 +254,4 @@ def test_after_an_error_no_run_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "program", program)
     with pytest.raises(SystemExit):
         experiments.main(["--out", str(tmp_path), "--jobs", "1", "--only", "digits-dense"])
-    assert len(begun) < experiments.SEEDS  # one may just have begun
+    assert len(begun) < 3  # one may just have begun

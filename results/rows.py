@@ -1,0 +1,120 @@
+"""What results/experiments.py trains: data sets, and the rows of their tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Data:
+    """A data set, its network, and what the trainings on it have in common."""
+
+    title: str
+    options: list[str]
+    dense: list[str]  # of the network that the others start from
+    rest: list[str]  # of the others, whose own options come later and win
+
+
+@dataclass
+class Row:
+    data: str
+    name: str
+    method: str
+    target: str
+    options: list[str]
+    program: str = "train.py"
+    seeds: int = 3
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.data}-{self.name}"
+
+    @property
+    def is_start(self) -> bool:
+        """Whether the others of its data set begin with its weights."""
+        return self.name == "dense"
+
+
+COMMON = ["--num_workers", "0", "--use_gpu", "false", "--use_pretrained", "false"]
+COMMON += ["--lr_strategy", "cosine_decay", "--test_period", "1000"]
+DATA = {
+    "imagenette": Data(
+        "Imagenette",
+        ["--data", "imagenet", "--num_classes", "10", "--image_size", "128", "--scale", "0.75",
+         "--batch_size", "32"],
+        ["--num_epochs", "8", "--lr", "0.01"],
+        ["--num_epochs", "8", "--lr", "0.005"],
+    ),
+    "cifar": Data(
+        "CIFAR-10",
+        ["--data", "cifar10", "--scale", "0.25", "--batch_size", "64"],
+        ["--num_epochs", "30", "--lr", "0.1"],
+        ["--num_epochs", "30", "--lr", "0.05"],
+    ),
+    "fashion": Data(
+        "Fashion-MNIST",
+        ["--data", "fashion_mnist", "--scale", "0.25", "--batch_size", "64"],
+        ["--num_epochs", "6", "--lr", "0.05"],
+        ["--num_epochs", "5", "--lr", "0.02"],
+    ),
+    "digits": Data(
+        "digits",
+        ["--data", "digits", "--scale", "1", "--batch_size", "32"],
+        ["--num_epochs", "8", "--lr", "0.05"],
+        ["--num_epochs", "5", "--lr", "0.02"],
+    ),
+}  # fmt: skip
+DENSE = ["--pruning_mode", "none"]
+
+
+def ratio(value: str, *more: str) -> list[str]:
+    return ["--pruning_mode", "ratio", "--ratio", value, *more]
+
+
+def threshold(value: str) -> list[str]:
+    return ["--pruning_mode", "threshold", "--threshold", value]
+
+
+def gmp(value: str, epochs: int, *more: str) -> list[str]:
+    """Rising over the first `epochs`."""
+    return ratio(value, "--pruning_strategy", "gmp", "--pruning_epochs", str(epochs),
+                 "--pruning_steps", "50", *more)  # fmt: skip
+
+
+def same_rows(data: str, threshold_at: str, rise: int) -> list[Row]:
+    """The rows that every data set has."""
+    return [
+        Row(data, "dense", "dense, where the others start", "", DENSE),
+        Row(data, "control", "dense control", "", DENSE),
+        Row(data, "threshold", f"threshold {threshold_at}", "", threshold(threshold_at)),
+        Row(data, "ratio-55", "ratio", "55%", ratio("0.55")),
+        Row(data, "gmp-75", "GMP", "75%", gmp("0.75", rise)),
+    ]
+
+
+NO_FLOOR = ["--min_layer_density", "0"]
+ERK = ["--distribution", "erk"]
+ROWS = [
+    *same_rows("imagenette", "0.01", 4),
+    Row("imagenette", "ratio-75", "ratio, in one shot", "75%", ratio("0.75"), seeds=1),
+    Row("imagenette", "gmp-90", "GMP", "90%", gmp("0.9", 4)),
+    Row("imagenette", "gmp-95", "GMP", "95%", gmp("0.95", 4)),
+    *same_rows("cifar", "0.03", 15),
+    Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 15)),
+    *same_rows("fashion", "0.08", 3),
+    Row("fashion", "ratio-75", "ratio", "75%", ratio("0.75")),
+    Row("fashion", "ratio-90", "ratio", "90%", ratio("0.9")),
+    Row("fashion", "static-90", "ratio, static masks", "90%",
+        ratio("0.9", "--prune_period", "1000000")),
+    Row("fashion", "local-90", "ratio, same in all layers", "90%",
+        ratio("0.9", "--local_sparsity")),
+    Row("fashion", "erk-90", "ratio, ERK", "90%", ratio("0.9", *ERK)),
+    Row("fashion", "random-90", "ratio, the same random weights", "90%", ratio("0.9"),
+        program="-m results.random_pruning"),
+    Row("fashion", "block-75", "ratio, blocks of 4x1", "75%",
+        ratio("0.75", "--sparse_block", "4", "1")),
+    Row("fashion", "gmp-90", "GMP", "90%", gmp("0.9", 3)),
+    Row("fashion", "gmp-95", "GMP", "95%", gmp("0.95", 3)),
+    Row("fashion", "gmp-95-no-floor", "GMP without the floor", "95%", gmp("0.95", 3, *NO_FLOOR)),
+    *same_rows("digits", "0.04", 3),
+]  # fmt: skip

@@ -1,0 +1,65 @@
+"""The tables of results/README.md, from the lines of runs.jsonl."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from benchmarks.report import markdown
+from results.rows import ROWS
+
+HEAD = ["method", "target", "sparsity, all / prunable / 1x1", "top-1", "top-5", "minus control",
+        "seeds", "core seconds", "gzipped, KB", "`--only`"]  # fmt: skip
+MEANS = ("sparsity", "prunable_sparsity", "sparsity_1x1", "top1", "top5", "gzip_bytes")
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # of so many values: 97.5% of Student's t
+
+
+def table(runs: list[dict], data: str) -> str:
+    """Means over the seeds; behind top-1 the range, behind "minus control" the 95% interval."""
+    lines = []
+    for row in (row for row in ROWS if row.data == data):
+        found = [run for run in runs if run["row"] == row.full_name]
+        whole = [run for run in found if "diverged" not in run]
+        if not found:
+            continue
+        remark = [f"{len(found) - len(whole)} diverged"] if len(found) > len(whole) else []
+        cells = ["", *remark, "", ""] if not whole else []
+        seconds = [run["cpu_seconds"] for run in whole if run["cpu_seconds"] is not None]
+        size = ""
+        if whole:
+            means = {key: statistics.mean(run[key] for run in whole) for key in MEANS}
+            cells = [
+                "{sparsity:.2%} / {prunable_sparsity:.2%} / {sparsity_1x1:.2%}".format(**means),
+                ", ".join([with_range([100 * run["top1"] for run in whole]), *remark]),
+                f"{means['top5']:.2%}",
+                with_interval(differences(runs, row)),
+            ]
+            size = f"{means['gzip_bytes'] / 1000:.0f}"
+        cells += [str(len(found)), f"{statistics.mean(seconds):.0f}" if seconds else "", size]
+        lines.append([row.method, row.target, *cells, f"`{row.full_name}`"])
+    return markdown(HEAD, lines)
+
+
+def differences(runs: list[dict], row) -> list[float]:
+    """Of top-1 to that of the control of the same seed, in points; none of the dense rows."""
+    if row.name in ("dense", "control"):
+        return []
+    top1 = {(run["row"], run["seed"]): run["top1"] for run in runs if "diverged" not in run}
+    return [
+        100 * (value - top1[f"{row.data}-control", seed])
+        for (name, seed), value in top1.items()
+        if name == row.full_name and (f"{row.data}-control", seed) in top1
+    ]
+
+
+def with_range(values: list[float]) -> str:
+    low, mean, high = (f"{f(values):.2f}%" for f in (min, statistics.mean, max))
+    return f"{mean} ({low}..{high})" if len(values) > 1 else mean
+
+
+def with_interval(values: list[float]) -> str:
+    """The mean, and half the width of the 95% interval of Student's paired t-test."""
+    if len(values) < 2:
+        return f"{values[0]:+.2f}" if values else ""
+    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):+.2f} ± {half:.2f}"
