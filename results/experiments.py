@@ -31,7 +31,7 @@ from readers.loader import available_cores
 from results import folders as data_folders
 from results.rows import COMMON, DATA, ROWS, Row
 from results.tables import table
-from training import checkpoint, folders, train_state
+from training import folders, train_state
 from training.command_line import number, one_line_errors
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", **fast_products()}
@@ -98,22 +98,18 @@ class Suite:
         if there:  # its weights are needed, and are whole now
             return
         data = command[command.index("--data_dir") :][:2] if "--data_dir" in command else []
-        measured = json.loads(
-            program("evaluate.py", "--pruned_model", str(folder), "--num_workers", "0",
-                    "--use_gpu", "false", "--json", *data)[0]
-        )  # fmt: skip
-        saved = train_state.read(folder)
-        records = [json.loads(line) for line in (folder / folders.METRICS).read_text().splitlines()]
-        path = folder / folders.WEIGHTS
-        pointwise = [
-            value for value in checkpoint.read_arrays(path).values()
-            if value.ndim == 4 and value.shape[2:] == (1, 1)
-        ]  # fmt: skip
+        measure = ["--pruned_model", str(folder), "--num_workers", "0", "--use_gpu", "false", *data]
+        measured = json.loads(program("evaluate.py", *measure, "--json", "--per_layer")[0])
+        layers = measured.pop("layers")
+        pointwise = [layer for layer in layers if layer["shape"][2:] == [1, 1]]
+        saved, path = train_state.read(folder), folder / folders.WEIGHTS
+        metrics = (folder / folders.METRICS).read_text().splitlines()
         self.add({
             **record, **measured,
-            "sparsity_1x1": sum(int((w == 0).sum()) for w in pointwise)
-            / sum(w.size for w in pointwise),
-            "epochs": len(records),
+            "sparsity_1x1": sum(layer["sparsity"] * layer["weights"] for layer in pointwise)
+            / sum(layer["weights"] for layer in pointwise),
+            "layers": {layer["name"]: round(layer["sparsity"], 5) for layer in layers},
+            "epochs": len(metrics),
             "cpu_seconds": round(seconds, 1) if whole else None,  # None: it was interrupted
             "global_batch": saved.global_batch,
             "gzip_bytes": len(gzip.compress(path.read_bytes(), 6)),

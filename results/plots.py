@@ -4,7 +4,8 @@
     python -m results.plots my_results --out pictures      # of results.experiments'
 
 For a run: accuracy, loss, learning rate, sparsity and threshold over the epochs; the sparsity of
-every layer, and a histogram of the weights. For experiments: accuracy against sparsity.
+every layer, and a histogram of the weights. For experiments: accuracy against sparsity, and against
+time and size in the sparse runtime; the sparsity of every layer by method.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ except ImportError:
     sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
 
 from results.experiments import read_runs
-from results.rows import ROWS
+from results.rows import DATA, ROWS
 from training import checkpoint, folders
 from training.command_line import one_line_errors
 
@@ -31,6 +32,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PERCENT = matplotlib.ticker.PercentFormatter(1, decimals=None)
+# Rows whose sparsity by layer is drawn.
+COMPARED = ["imagenette-gmp-95", "imagenette-gmp-95-erk", "imagenette-gmp-95-no-floor"]
 METRICS = ("top1", "map_11point")  # what a task measures first
 
 
@@ -104,42 +107,90 @@ def draw_layers(weights: dict[str, np.ndarray], out: Path) -> None:
     save(figure, out, "weights")
 
 
+SHOWN = ("imagenette", "cifar")  # in the pictures of experiments
+
+
 def draw_results(runs: list[dict], out: Path) -> None:
-    """Top-1 against measured sparsity: means and ranges of the seeds; all, and what is near."""
-    rows = [row for row in ROWS if row.data == "fashion" and row.name != "dense"]
-    runs = [run for run in runs if "diverged" not in run]
-    control = [run["top1"] for run in runs if run["row"] == "fashion-control"]
-    groups = {}
-    for row in rows:
-        top1 = [run["top1"] for run in runs if run["row"] == row.full_name]
-        if top1 and row.name != "control":
-            x = np.mean([r["prunable_sparsity"] for r in runs if r["row"] == row.full_name])
-            group = row.method if row.method in ("GMP", "ratio") else row.name
-            mean = statistics.mean(top1)  # exact: equal numbers give no less
-            groups.setdefault(group, []).append((x, mean, min(top1), max(top1)))
-    if not groups:
-        raise ValueError("there is no pruned run on Fashion-MNIST yet")
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
-    for axis in axes:
+    """Top-1 against measured sparsity, of each data set: means and ranges of the seeds."""
+    shown = [data for data in SHOWN if methods(runs, data)]
+    if not shown:
+        raise ValueError(f"there is no pruned run on {' or '.join(SHOWN)} yet")
+    size = (6.5 * len(shown), 5)
+    figure, axes = plt.subplots(1, len(shown), figsize=size, layout="constrained", squeeze=False)
+    for axis, data in zip(axes[0], shown):
+        control = [run["top1"] for run in runs if run["row"] == f"{data}-control"]
         if control:
             label = "dense control"
             axis.axhspan(min(control), max(control), alpha=0.12, color="black", label=label)
-            axis.axhline(np.mean(control), color="black", linewidth=1)
-        for i, ((group, points), marker) in enumerate(zip(groups.items(), "osD^v<>Pp*Xh")):
+            axis.axhline(statistics.mean(control), color="black", linewidth=1)
+        for (method, points), marker in zip(methods(runs, data).items(), "osD^v<>Pp*Xh"):
             x, mean, low, high = np.array(sorted(points)).T
-            x = x + 0.0025 * (i - len(groups) / 2)
             error = np.stack([mean - low, high - mean])
-            axis.errorbar(x, mean, error, marker=marker, capsize=3, label=group, linewidth=1)
-        axis.set_xlabel("measured sparsity of the prunable weights (marks up to a point aside)")
+            axis.errorbar(x, mean, error, marker=marker, capsize=3, label=method, linewidth=1)
+        axis.set_title(DATA[data].title)
+        axis.set_xlabel("measured sparsity of the prunable weights")
         axis.xaxis.set_major_formatter(PERCENT)
         axis.yaxis.set_major_formatter(PERCENT)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("top-1 on Fashion-MNIST")
-    if control:
-        axes[1].set_ylim(min(control) - 0.05, max(control) + 0.01)
-        axes[1].set_title("the same, near the control", fontsize=10)
-    axes[0].legend(loc="lower left", fontsize=9)
+        axis.legend(loc="lower left", fontsize=9)
+    axes[0][0].set_ylabel("top-1")
     save(figure, out, "results")
+
+
+def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
+    """Of every method of pruning the points (sparsity, mean, lowest and highest top-1)."""
+    points = {}
+    for row in (row for row in ROWS if row.data == data and row.name not in ("dense", "control")):
+        found = [run for run in runs if run["row"] == row.full_name and "diverged" not in run]
+        if found:
+            top1 = [run["top1"] for run in found]
+            sparsity = statistics.mean(run["prunable_sparsity"] for run in found)
+            # exact: equal numbers give a mean that is no less
+            point = (sparsity, statistics.mean(top1), min(top1), max(top1))
+            points.setdefault(row.method.partition(" 0.")[0], []).append(point)
+    return points
+
+
+def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
+    """Top-1 of seed 0 against what it costs in the sparse runtime: time, and size."""
+    top1 = {run["row"]: run["top1"] for run in runs if run["seed"] == 0 and "diverged" not in run}
+    rows = {row.full_name: row for row in ROWS}
+    deployed = [record for record in deployed if record["row"] in top1]
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
+    names = {"ms": "milliseconds a picture, one thread", "bytes": "megabytes of the exported file"}
+    for axis, (key, title) in zip(axes, names.items()):
+        for record in deployed:
+            row, value = rows[record["row"]], record[key] / (1e6 if key == "bytes" else 1)
+            dense = record["runtime"] == "onnx"
+            label = "dense, ONNX Runtime" if dense else f"{row.method} {row.target}".strip()
+            axis.scatter(value, top1[record["row"]], marker="s" if dense else "o")
+            place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 8}
+            axis.annotate(label, (value, top1[record["row"]]), **place)
+        axis.set_xlabel(title)
+        axis.set_xlim(left=0)
+        axis.yaxis.set_major_formatter(PERCENT)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("top-1 on Imagenette")
+    save(figure, out, "deployed")
+
+
+def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
+    """The sparsity of every layer under several rows, those of seed 0."""
+    figure, axis = plt.subplots(figsize=(9, 6.5), layout="constrained")
+    rows = {row.full_name: row for row in ROWS}
+    for run, marker in zip((r for r in runs if r["seed"] == 0 and r["row"] in names), "osD^"):
+        row = rows[run["row"]]
+        layers = list(run["layers"])
+        label = f"{row.method}, {row.target}"
+        axis.plot([1 - s for s in run["layers"].values()], layers, marker=marker, label=label)
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xlabel("part of the layer's weights that is kept")
+    axis.xaxis.set_major_formatter(PERCENT)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save(figure, out, "distributions")
 
 
 @one_line_errors
@@ -152,7 +203,13 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     if (args.folder / "runs.jsonl").is_file():
-        draw_results(read_runs(args.folder), args.out)
+        runs = read_runs(args.folder)
+        draw_results(runs, args.out)
+        draw_distributions(runs, COMPARED, args.out)
+        deployed = args.folder / "deployed.jsonl"
+        if deployed.is_file():
+            lines = deployed.read_text().splitlines()
+            draw_deployed(runs, [json.loads(line) for line in lines], args.out)
         return
     metrics = args.folder / folders.METRICS
     if not metrics.is_file():

@@ -201,22 +201,31 @@ def test_pictures_of_a_run(results, tmp_path, capfd):
     message = error_line(capfd, plots.main, tmp_path, "--out", tmp_path)
     assert "neither metrics.jsonl nor runs.jsonl" in message
     message = error_line(capfd, plots.main, results, "--out", tmp_path)
-    assert "no pruned run on Fashion-MNIST" in message
+    assert "no pruned run on imagenette or cifar" in message
 
 
-def test_picture_of_the_results(tmp_path, monkeypatch):
-    runs = [run("fashion-control", 0, 0.9), run("fashion-control", 1, 0.88),
-            run("fashion-ratio-55", 0, 0.87), run("fashion-ratio-55", 1, 0.91),
-            *[run("fashion-gmp-90", seed, 0.1) for seed in range(3)]]  # fmt: skip
-    figures = []
-    monkeypatch.setattr(plots, "save", lambda figure, *name: figures.append(figure))
+def test_pictures_of_experiments(tmp_path, monkeypatch):
+    layers = {"conv.weight": 0.5, "fc.weight": 0.9}
+    runs = [run("cifar-control", 0, 0.9), run("cifar-control", 1, 0.88),
+            run("cifar-ratio-55", 0, 0.87), run("cifar-ratio-55", 1, 0.91),
+            *[run("cifar-gmp-90", seed, 0.1, layers=layers) for seed in range(3)]]  # fmt: skip
+    figures = {}
+    monkeypatch.setattr(plots, "save", lambda figure, out, name: figures.update({name: figure}))
     plots.draw_results(runs, tmp_path)
-    for axis in figures[0].axes:
-        handles, labels = axis.get_legend_handles_labels()
-        assert labels == ["dense control", "ratio", "GMP"]
-        assert handles[1].lines[0].get_ydata() == pytest.approx([0.89])
-        low, high = handles[1].lines[1]
-        assert (low.get_ydata()[0], high.get_ydata()[0]) == pytest.approx((0.87, 0.91))
+    [axis] = figures["results"].axes
+    handles, labels = axis.get_legend_handles_labels()
+    assert labels == ["dense control", "ratio", "GMP"]
+    assert handles[1].lines[0].get_ydata() == pytest.approx([0.89])
+    low, high = handles[1].lines[1]
+    assert (low.get_ydata()[0], high.get_ydata()[0]) == pytest.approx((0.87, 0.91))
+    plots.draw_distributions(runs, ["cifar-gmp-90"], tmp_path)
+    [line] = figures["distributions"].axes[0].lines
+    assert list(line.get_xdata()) == pytest.approx([0.5, 0.1])
+    deployed = [{"row": "cifar-control", "runtime": "onnx", "ms": 5, "bytes": 4e6},
+                {"row": "cifar-ratio-55", "runtime": "sparse", "ms": 3, "bytes": 2e6}]  # fmt: skip
+    plots.draw_deployed(runs, deployed, tmp_path)
+    offsets = [axis.collections[1].get_offsets()[0] for axis in figures["deployed"].axes]
+    assert [tuple(offset) for offset in offsets] == [(3.0, 0.87), (2.0, 0.87)]
 
 
 def test_the_results_are_those_of_the_rows():

@@ -1,0 +1,75 @@
+"""What pruning buys: bytes and milliseconds of the networks of results.experiments, exported.
+
+    python -m results.deployed --out my_results --data imagenette
+
+Every row's network of seed 0 runs in the sparse runtime, the control's in ONNX Runtime, too: one
+picture on one thread, all in turns. A line each in OUT/deployed.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import paddle
+
+import export
+import runtimes
+from benchmarks.report import cpu_name
+from results.experiments import Suite
+from results.rows import DATA, ROWS
+from runtimes import cost
+from tasks.classification import input_shape
+from training import train_state
+from training.command_line import one_line_errors
+from training.options import parse_training
+
+
+def measure(out: Path, data: str, seconds: float) -> list[dict]:
+    suite = Suite(out, {}, Path())
+    rows = {row.full_name: suite.folder(row, 0) for row in ROWS if row.data == data}
+    rows = {name: folder for name, folder in rows.items() if (folder / train_state.STATE).exists()}
+    with tempfile.TemporaryDirectory() as exports:
+        forms, sizes = {}, {}
+        for name, folder in rows.items():
+            for runtime in ("sparse", "onnx") if name == f"{data}-control" else ("sparse",):
+                to = Path(exports) / name
+                export.main(["--pruned_model", str(folder), "--format", runtime, "--out", str(to)])
+                forms[name, runtime] = runtimes.load(runtime, to, batch=1, threads=1)
+                files = runtimes.files(runtime, to)
+                sizes[name, runtime] = sum((to / file).stat().st_size for file in files)
+        options = parse_training("", DATA[data].options)
+        picture = paddle.randn([1, *input_shape(options)])
+        found = cost.medians(forms, picture, seconds=seconds)
+    return [
+        {"row": name, "runtime": runtime, "bytes": sizes[name, runtime],
+         "ms": round(1000 * found[name, runtime], 4), "threads": 1,
+         "hardware": cpu_name(), "date": str(datetime.date.today())}
+        for name, runtime in forms
+    ]  # fmt: skip
+
+
+@one_line_errors
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("my_results"))
+    parser.add_argument("--data", choices=DATA, default="imagenette")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of timing (%(default)s)")
+    args = parser.parse_args(argv)
+    path = args.out / "deployed.jsonl"
+    old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = measure(args.out, args.data, args.seconds)
+    kept = [record for record in old if not record["row"].startswith(f"{args.data}-")]
+    path.write_text("".join(json.dumps(record) + "\n" for record in [*kept, *found]))
+    for record in found:
+        print("{row} {runtime}: {bytes:,} bytes, {ms} ms".format(**record))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
