@@ -42,8 +42,8 @@ DATA = {
         "Imagenette",
         ["--data", "imagenet", "--num_classes", "10", "--image_size", "128", "--scale", "0.75",
          "--batch_size", "32"],
-        ["--num_epochs", "8", "--lr", "0.01"],
-        ["--num_epochs", "8", "--lr", "0.005"],
+        ["--num_epochs", "8", "--lr", "0.002"],
+        ["--num_epochs", "12", "--lr", "0.002"],
     ),
     "cifar": Data(
         "CIFAR-10",
@@ -95,7 +95,7 @@ def same_rows(data: str, threshold_at: str, rise: int) -> list[Row]:
 NO_FLOOR = ["--min_layer_density", "0"]
 ERK = ["--distribution", "erk"]
 ROWS = [
-    *same_rows("imagenette", "0.01", 4),
+    *same_rows("imagenette", "0.03", 8),
     Row("imagenette", "ratio-75", "ratio, in one shot", "75%", ratio("0.75"), seeds=1),
     Row("imagenette", "gmp-90", "GMP", "90%", gmp("0.9", 4)),
     Row("imagenette", "gmp-95", "GMP", "95%", gmp("0.95", 4)),
