@@ -26,6 +26,7 @@ from paddle import nn
 
 from unstructured_pruning import checks, masking, moments, schedules
 from unstructured_pruning.blocks import Blocks, size
+from unstructured_pruning.floors import Floors
 from unstructured_pruning.parameters import (
     NORMS,  # noqa: F401
     Parts,
@@ -70,6 +71,9 @@ class UnstructuredPruner:
             a dict from shell patterns of structured names to ratios ({'features.*': 0.6}), in
             which case `ratio` becomes the ratio of them all.
         prune_period: new masks at every so many steps; weights are masked at every step.
+        min_layer_density, min_channel_density: the part of its weights, in [0, 1], that every
+            parameter, and every output channel of it, keeps at least (the largest; their number is
+            rounded up), so that none is pruned away whole. A ratio is met exactly all the same.
         optimizer: where given, its moments (momentum) of pruned weights are set to 0 as well, and
             its float32 originals of 16-bit weights (multi_precision). Step counters and learning
             rates stay, so that kept weights move as without it. `unstructured_pruning/moments.py`
@@ -82,8 +86,9 @@ class UnstructuredPruner:
     raise a ValueError that says so. (A parameter added to a layer that had none goes unnoticed.)
 
     Raises:
-        ValueError: an argument out of range, a name that is not in the model or means two things,
-            nothing to prune, static-graph mode, a model that is no `paddle.nn.Layer`.
+        ValueError: an argument out of range, a ratio beyond what the least densities allow, a name
+            that is not in the model or means two things, nothing to prune, static-graph mode, a
+            model that is no `paddle.nn.Layer`.
     """
 
     def __init__(
@@ -99,19 +104,15 @@ class UnstructuredPruner:
         *,
         distribution: str | dict[str, float] = "global",
         prune_period: int = 1,
+        min_layer_density: float = 0.0,
+        min_channel_density: float = 0.0,
         optimizer: paddle.optimizer.Optimizer | None = None,
     ):
         checks.check_arguments(
-            mode=mode,
-            threshold=threshold,
-            ratio=ratio,
-            prune_params_type=prune_params_type,
-            local_sparsity=local_sparsity,
-            sparse_block=sparse_block,
-            distribution=distribution,
-            prune_period=prune_period,
-            own_threshold=self._overrides("update_threshold"),
+            mode, threshold, ratio, prune_params_type, sparse_block, prune_period
         )
+        own_threshold = self._overrides("update_threshold")
+        checks.check_distribution(distribution, mode, local_sparsity, own_threshold)
         layers = unwrap(model)
         if skip_params_func is None:
             skip_params_func = skip_all_but_conv1x1 if prune_params_type else default_skip_params
@@ -134,7 +135,12 @@ class UnstructuredPruner:
         if isinstance(distribution, dict):
             ratios = schedules.pattern_ratios(list(self.masks), distribution)
             self.ratio = schedules.mean_ratio(ratios, self._shapes)
-        self._static = False
+        self._static, self._floors = False, None
+        if min_layer_density or min_channel_density:
+            checks.check_densities(min_layer_density, min_channel_density, self.sparse_block)
+            self._floors = Floors(layers, self._weights, min_layer_density, min_channel_density)
+            if mode == "ratio" and not own_threshold:
+                self._pruned_counts()  # refuses a ratio that is too high
 
     @paddle.no_grad()
     def step(self) -> None:
@@ -164,14 +170,17 @@ class UnstructuredPruner:
 
     def _thresholds(self, scores: dict[str, paddle.Tensor | Blocks]) -> dict:
         """{names that share a threshold: (threshold, how many scores at it are pruned, too)}"""
+        pruned, place = self._pruned_counts(), masking.place_of(*scores.values())
+        ranked = [[scores[name] for name in names] for names in pruned]
+        return dict(zip(pruned, place.smallest_kept(ranked, list(pruned.values()))))
+
+    def _pruned_counts(self) -> dict[tuple[str, ...], int]:
+        """{names that share a threshold: how many of their weights are pruned}"""
         checks.check_ratio(self.ratio)
-        ratios = self.layer_ratios()
-        groups = [tuple(scores)] if self.distribution == "global" else [(n,) for n in scores]
-        sizes = [sum(size(self._weights[name]) for name in names) for names in groups]
-        pruned = [round(ratios[names[0]] * n) for names, n in zip(groups, sizes)]
-        ranked = [[scores[name] for name in names] for names in groups]
-        place = masking.place_of(*scores.values())
-        return dict(zip(groups, place.smallest_kept(ranked, pruned)))
+        pruned = schedules.pruned_counts(self.distribution, self._shapes, self.layer_ratios())
+        if self._floors is not None:
+            self._floors.check(self.distribution, self.ratio, pruned)
+        return pruned
 
     def _show(self, found: dict) -> None:
         if self.distribution == "global":
@@ -194,7 +203,7 @@ class UnstructuredPruner:
             score = score if score.is_floating_point() else score.astype("float32")
             blocks = self.sparse_block != [1, 1]
             result[name] = Blocks(score, *self.sparse_block) if blocks else score
-        return result
+        return result if self._floors is None else self._floors.protect(result)
 
     def scores(self, name: str, param: paddle.Tensor) -> paddle.Tensor:
         """How much each weight matters, >= 0 and in the parameter's shape; the smallest go first.
@@ -228,8 +237,8 @@ class UnstructuredPruner:
     def update_threshold(self) -> None:
         """Ratio mode: sets `threshold` (or `thresholds`) to the smallest score to keep.
 
-        An overriding method sets `self.threshold`, which then decides alone: every weight at it is
-        kept, also where that misses the ratio.
+        An overriding method sets `self.threshold`, which then decides: every weight at it is kept,
+        also where that misses the ratio, and what the least densities keep.
         """
         self._show(self._thresholds(self._all_scores()))
 
@@ -243,6 +252,10 @@ class UnstructuredPruner:
         """Freezes the zeros that the prunable weights hold now: `step()` then only applies them."""
         for name, weight in self._weights.items():
             paddle.assign(weight.astype("bool"), output=self.masks[name])
+        self.freeze_masks()
+
+    def freeze_masks(self) -> None:
+        """Freezes the masks as they are: `step()` then only applies them, after a resume, too."""
         self._static = True
 
     def summarize_weights(self, model: nn.Layer, ratio: float = 0.1) -> float:
@@ -294,11 +307,7 @@ class UnstructuredPruner:
         Raises:
             ValueError: the masks are not those of this model.
         """
-        shapes = {name: list(mask.shape) for name, mask in state["masks"].items()}
-        if shapes != self._shapes:
-            names = {*shapes, *self._shapes}
-            wrong = sorted(n for n in names if shapes.get(n) != self._shapes.get(n))
-            raise ValueError(f"these masks do not fit the model: {', '.join(wrong)}")
+        checks.check_masks(state["masks"], self._shapes)
         values = {key: state[key] for key in ("threshold", "thresholds", "ratio", "iteration")}
         self._static = state["static"]
         for name, mask in self.masks.items():
@@ -350,23 +359,12 @@ class GMPUnstructuredPruner(UnstructuredPruner):
         sparse_block=(1, 1),
         configs: dict | None = None,
         *,
-        distribution: str | dict[str, float] = "global",
         prune_period: int | None = None,
-        optimizer: paddle.optimizer.Optimizer | None = None,
+        **others,
     ):
-        super().__init__(
-            model,
-            mode="ratio",
-            threshold=0.0,
-            ratio=ratio,
-            prune_params_type=prune_params_type,
-            skip_params_func=skip_params_func,
-            local_sparsity=local_sparsity,
-            sparse_block=sparse_block,
-            distribution=distribution,
-            prune_period=1 if prune_period is None else prune_period,
-            optimizer=optimizer,
-        )
+        which = prune_params_type, skip_params_func, local_sparsity, sparse_block
+        period = 1 if prune_period is None else prune_period
+        super().__init__(model, "ratio", 0.0, ratio, *which, prune_period=period, **others)
         self.prune_period = prune_period
         self.target_ratio = self.ratio
         self.configs = checks.gmp_configs(configs, self.target_ratio)

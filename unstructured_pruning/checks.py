@@ -9,18 +9,7 @@ import warnings
 import paddle
 
 
-def check_arguments(
-    *,
-    mode,
-    threshold,
-    ratio,
-    prune_params_type,
-    local_sparsity,
-    sparse_block,
-    distribution,
-    prune_period,
-    own_threshold,
-) -> None:
+def check_arguments(mode, threshold, ratio, prune_params_type, sparse_block, prune_period) -> None:
     if mode not in ("ratio", "threshold"):
         raise ValueError(f"mode must be 'ratio' or 'threshold', got {mode!r}")
     if not 0 <= threshold < math.inf:
@@ -32,6 +21,11 @@ def check_arguments(
         )
     if len(list(sparse_block)) != 2 or not all(is_whole(n, 1) for n in sparse_block):
         raise ValueError(f"sparse_block must be two whole numbers > 0, got {sparse_block}")
+    if not is_whole(prune_period, 1):
+        raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
+
+
+def check_distribution(distribution, mode, local_sparsity, own_threshold) -> None:
     if not isinstance(distribution, dict) and distribution not in ("global", "uniform", "erk"):
         raise ValueError(
             f"distribution must be 'global', 'uniform', 'erk' or a dict, got {distribution!r}"
@@ -46,8 +40,6 @@ def check_arguments(
             "a strategy's own update_threshold() sets one threshold for all: it cannot have "
             "local_sparsity or a distribution"
         )
-    if not is_whole(prune_period, 1):
-        raise ValueError(f"prune_period must be a whole number >= 1, got {prune_period}")
 
 
 def check_dtypes(weights: dict[str, paddle.Tensor]) -> None:
@@ -61,6 +53,21 @@ def check_dtypes(weights: dict[str, paddle.Tensor]) -> None:
 def check_ratio(ratio: float) -> None:
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+
+
+def check_densities(of_layer: float, of_channel: float, sparse_block: list[int]) -> None:
+    for name, density in (("min_layer_density", of_layer), ("min_channel_density", of_channel)):
+        if not 0 <= density <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {density}")
+    if sparse_block != [1, 1]:
+        raise ValueError("min_layer_density and min_channel_density cannot have a sparse_block")
+
+
+def check_masks(masks: dict, shapes: dict[str, list[int]]) -> None:
+    given = {name: list(mask.shape) for name, mask in masks.items()}
+    wrong = sorted(n for n in {**given, **shapes} if given.get(n) != shapes.get(n))
+    if wrong:
+        raise ValueError(f"these masks do not fit the model: {', '.join(wrong)}")
 
 
 def gmp_configs(configs: dict | None, target: float) -> dict:

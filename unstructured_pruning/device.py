@@ -48,6 +48,23 @@ def zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
     paddle.assign(paddle.where(keep, weight, paddle.zeros_like(weight)), output=weight)
 
 
+def mark(score: paddle.Tensor, mask: paddle.Tensor) -> None:
+    """As host.mark."""
+    paddle.assign(paddle.where(mask, paddle.full_like(score, math.nan), score), output=score)
+
+
+def mark_largest(score: paddle.Tensor, shape: list[int], count: int) -> None:
+    """As host.mark_largest."""
+    rows = score.reshape(shape).transpose([0, 2, 1, 3])
+    channels, shape = rows.flatten(0, 1).flatten(1), rows.shape
+    kth = _nan_as_infinity(channels).sort(axis=1)[:, -count].unsqueeze(1)
+    keep = paddle.logical_not(channels < kth)
+    tied = keep & (channels <= kth)
+    surplus = keep.astype("int64").sum(axis=1, keepdim=True) - count
+    keep = keep & paddle.logical_not(tied & (tied.astype("int64").cumsum(axis=1) <= surplus))
+    mark(score, keep.reshape(shape).transpose([0, 2, 1, 3]).reshape(score.shape))
+
+
 def smallest_kept(groups: list[list[paddle.Tensor | Blocks]], pruned: list[int]) -> list[tuple]:
     """As host.smallest_kept, in tensors but for pruned = 0; the host waits once for all groups."""
     found = [_threshold_and_ties(group, n) for group, n in zip(groups, pruned)]

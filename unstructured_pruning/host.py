@@ -84,6 +84,40 @@ def zero_masked(weight: paddle.Tensor, mask: paddle.Tensor) -> None:
         bits[start : start + PIECE] *= keep[start : start + PIECE]
 
 
+def mark(score: paddle.Tensor, mask: paddle.Tensor) -> None:
+    """score = NaN, in place, where the mask (of bools) is 1: that no threshold prunes."""
+    memory(score).view(dtype_of(score))[memory(mask)] = math.nan
+
+
+def mark_largest(score: paddle.Tensor, shape: list[int], count: int) -> None:
+    """score = NaN, in place, for the `count` largest of every output channel.
+
+    Args:
+        score: float32 or float64 magnitudes; of equal ones the last are the larger, as where the
+            smallest go.
+        shape: as of parameters.by_channel().
+    """
+    values = memory(score).view(dtype_of(score)).reshape(shape).swapaxes(1, 2)
+    step = max(1, PIECE // values[0, 0].size)
+    for group in values:
+        for start in range(0, len(group), step):
+            piece = group[start : start + step]
+            keep = _largest(piece.reshape(len(piece), -1), count)
+            piece[keep.reshape(piece.shape)] = math.nan
+
+
+def _largest(rows: np.ndarray, count: int) -> np.ndarray:
+    """A mask of the `count` largest of each row, NaN among them."""
+    kth = np.partition(rows, -count, axis=1)[:, -count, None]  # NaN comes last
+    kth[np.isnan(kth)] = math.inf
+    keep = ~(rows < kth)
+    surplus = np.count_nonzero(keep, axis=1)[:, None] - count
+    if surplus.any():
+        tied = keep & (rows <= kth)
+        keep &= ~(tied & (tied.cumsum(axis=1) <= surplus))
+    return keep
+
+
 def smallest_kept(
     groups: list[list[paddle.Tensor | Blocks]], pruned: list[int]
 ) -> list[tuple[float, int]]:

@@ -4,7 +4,8 @@
   stay in cache (a third of the time of Paddle's operators);
 - elsewhere, `device`: Paddle's operators on whole tensors.
 
-Both have `update_mask`, `zero_masked` and `smallest_kept`, which mean the same.
+Both have `update_mask`, `zero_masked`, `smallest_kept`, `mark` and `mark_largest`, which mean the
+same.
 """
 
 from __future__ import annotations

@@ -133,21 +133,25 @@ def lost_channels(
 
     (Parameters below two dimensions have none.)
     """
-    parameters = {name: p for name, p in parameters.items() if len(p.shape) > 1}
-    if not parameters:
+    shapes = by_channel(model, parameters)
+    if not shapes:
         return {}
-    layers = unwrap(model).sublayers(include_self=True)
-    owners = {id(p): layer for layer in layers for p in layer.parameters(include_sublayers=False)}
-    shapes = [_by_channel(owners[id(p)], p.shape) for p in parameters.values()]
-    kept = [p.astype("bool").reshape(s).any([1, 3]) for p, s in zip(parameters.values(), shapes)]
+    kept = [parameters[n].astype("bool").reshape(s).any([1, 3]) for n, s in shapes.items()]
     counts = paddle.stack([channels.astype("int64").sum() for channels in kept]).tolist()
-    channels = [groups * outputs for groups, _, outputs, _ in shapes]
-    lost = {name: (n - count, n) for name, n, count in zip(parameters, channels, counts)}
+    channels = [groups * outputs for groups, _, outputs, _ in shapes.values()]
+    lost = {name: (n - count, n) for name, n, count in zip(shapes, channels, counts)}
     return {name: (n, of) for name, (n, of) in lost.items() if n}
 
 
+def by_channel(model: nn.Layer, parameters: dict[str, paddle.Tensor]) -> dict[str, list[int]]:
+    """Of each with output channels its shape as [groups, inputs, outputs of a group, the rest]."""
+    layers = unwrap(model).sublayers(include_self=True)
+    owners = {id(p): layer for layer in layers for p in layer.parameters(include_sublayers=False)}
+    parameters = {name: p for name, p in parameters.items() if len(p.shape) > 1}
+    return {name: _by_channel(owners[id(p)], p.shape) for name, p in parameters.items()}
+
+
 def _by_channel(layer: nn.Layer, shape: list[int]) -> list[int]:
-    """The shape as [groups, inputs, output channels of a group, the rest of a kernel]."""
     if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]
         return [layer._groups, shape[0] // layer._groups, shape[1], -1]
     if len(shape) == 2 and not isinstance(layer, nn.RNNCellBase):  # [C_in, C_out], for x @ weight

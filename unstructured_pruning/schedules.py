@@ -83,6 +83,15 @@ def layer_ratios(
     return {name: scale * own for name, own in ratios.items()}
 
 
+def pruned_counts(
+    distribution: str | dict[str, float], shapes: dict[str, list[int]], ratios: dict[str, float]
+) -> dict[tuple[str, ...], int]:
+    """{names that share a threshold: how many of their weights are pruned}"""
+    groups = [tuple(shapes)] if distribution == "global" else [(name,) for name in shapes]
+    sizes = [sum(math.prod(shapes[name]) for name in names) for names in groups]
+    return {names: round(ratios[names[0]] * n) for names, n in zip(groups, sizes)}
+
+
 def mean_ratio(ratios: dict[str, float], shapes: dict[str, list[int]]) -> float:
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     return sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())

@@ -90,6 +90,8 @@ def read_by_host(monkeypatch) -> list[int]:
         ({"local_sparsity": True}, [3]),
         ({"sparse_block": [4, 1]}, [1]),
         ({"sparse_block": [7, 1]}, []),  # smaller at the edge
+        # of the layers of which a floor is more than that of their channels; then of all
+        ({"min_layer_density": 0.1, "min_channel_density": 0.01}, [2, 1]),
     ],
 )
 def test_what_the_host_reads_in_a_step_on_a_device(read_by_host, brackets, options, read):
