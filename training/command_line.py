@@ -87,6 +87,13 @@ class WrongOption(ValueError):
     """Shown as those that the parser finds; all ranks meet it."""
 
 
+def refuse_given(args: argparse.Namespace, defaults: dict, names: list[str], why: str) -> None:
+    """Raises WrongOption: some of these options are not at their defaults."""
+    others = [f"--{name}" for name in names if getattr(args, name) != defaults[name]]
+    if others:
+        raise WrongOption(f"{', '.join(others)}: {why}")
+
+
 def refuse(program: str, message: str) -> NoReturn:
     """Ends the program with one line, also under Paddle's launcher, where all ranks meet the error.
 

@@ -6,7 +6,8 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from training.command_line import Parser, WrongOption, boolean, number
+from training import pruning
+from training.command_line import Parser, WrongOption, boolean, number, refuse_given
 
 DETECTORS = ["yolov3"]
 DATA = ["cifar10", "imagenet", "fashion_mnist", "digits", "voc"]
@@ -18,7 +19,6 @@ OWN_OPTIONS = {
     "augmentation": ["voc"],
     "mixup_epochs": ["voc"],
 }
-GMP_OPTIONS = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 RUNTIMES = ("paddle", "onnx", "sparse")
 
 # Defaults that the parser leaves to fill_in(): of those that depend on the data set, and of those
@@ -33,8 +33,7 @@ DEFAULTS = {
     "num_epochs": 120,
     "step_epochs": [30, 60, 90],
     "warmup_steps": 0,
-    "ratio": 0.55,
-    "threshold": 0.01,
+    **pruning.DEFAULTS,
 }
 VOC_DEFAULTS = {  # PaddleDetection's, of yolov3_mobilenet_v1_270e_voc
     "model": "yolov3",
@@ -198,37 +197,7 @@ def add_training_options(parser: Parser) -> None:
     add("--momentum_rate", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
     add("--num_epochs", type=number(int, 1), help=f"(default: {DEFAULTS['num_epochs']})")
     add("--max_steps", type=number(int, 1), help="stop after so many steps of the whole training")
-    add("--pruning_mode", choices=["ratio", "threshold", "none"], default="ratio",
-        help="what decides what is pruned; none trains dense (default: %(default)s)")
-    add("--ratio", type=number(float, 0, 1, part=True),
-        help=f"fraction of the prunable weights to prune (default: {DEFAULTS['ratio']})")
-    add("--threshold", type=number(float, 0),
-        help=f"magnitude below which a weight is pruned (default: {DEFAULTS['threshold']})")
-    add("--prune_params_type", choices=["conv1x1_only"],
-        help="prune just the weights of 1x1 convolutions")
-    add("--local_sparsity", type=boolean, nargs="?", const=True, default=False,
-        help="ratio mode: every parameter at --ratio, as --distribution uniform")
-    add("--sparse_block", type=number(int, 1), nargs=2, default=[1, 1], metavar=("M", "N"),
-        help="prune or keep M x N blocks as a whole (default: 1 1)")
-    add("--distribution", type=distribution, default="global",
-        help="of the ratio: global, uniform, erk, or patterns like 'conv*=0.6,fc.weight=0.9'")
-    add("--prune_period", type=number(int, 1),
-        help="steps between new masks (default: 1; under gmp whenever the ratio changes)")
-    add("--pruning_strategy", choices=["base", "gmp"], default="base",
-        help="gmp: the ratio rises from --initial_ratio to --ratio (default: %(default)s)")
-    add("--stable_epochs", type=number(int, 0), default=0,
-        help="gmp: dense epochs before the ratio rises (default: %(default)s)")
-    add("--pruning_epochs", type=number(int, 0), default=60,
-        help="gmp: epochs in which the ratio rises (default: %(default)s)")
-    add("--tunning_epochs", type=number(int, 0), default=60,
-        help="gmp: upstream's; all that follow the rise are at --ratio")
-    add("--pruning_steps", type=number(int, 1), default=100,
-        help="gmp: steps in which the ratio rises (default: %(default)s)")
-    add("--initial_ratio", type=number(float, 0, 1, part=True),
-        help="gmp: ratio at the start of the rise (default: 0.15; from weights that are sparser, "
-        "their sparsity)")
-    add("--static_masks", action="store_true",
-        help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
+    pruning.add_options(parser)
     add("--pretrained_model", "--checkpoint", metavar="PATH",
         help="folder, prefix or .pdparams file to start from")
     add("--force", action="store_true",
@@ -273,52 +242,15 @@ def check_training(args: argparse.Namespace, defaults: dict, chosen: list[str]) 
     Raises:
         WrongOption: options do not go together.
     """
-
-    def refuse(names: list[str], why: str) -> None:
-        others = [f"--{name}" for name in names if getattr(args, name) != defaults[name]]
-        if others:
-            raise WrongOption(f"{', '.join(others)}: {why}")
-
     if args.resume_epoch not in (-1, "latest") and not args.pretrained_model:
         raise WrongOption("--resume_epoch needs --pretrained_model, the folder to resume from")
-    if args.static_masks and (not args.pretrained_model or args.pruning_mode == "none"):
-        raise WrongOption(
-            "--static_masks needs --pretrained_model and a --pruning_mode other than none"
-        )
-    how = ["local_sparsity", "sparse_block", "distribution", "prune_period"]
-    if args.pruning_mode == "none":
-        refuse(
-            ["ratio", "threshold", "prune_params_type", *how],
-            "nothing is pruned with --pruning_mode none",
-        )
-    if args.pruning_mode == "ratio":
-        refuse(["threshold"], "this needs --pruning_mode threshold")
-    if args.pruning_mode == "threshold":
-        refuse(["ratio"], "this needs --pruning_mode ratio")
-    if isinstance(args.distribution, dict):
-        refuse(["ratio"], "it follows from the ratios of --distribution")
-    if args.static_masks:
-        refuse(how, "no new masks are made with --static_masks")
-        if chosen:
-            raise WrongOption(f"--{chosen[0]}: --static_masks keeps the zeros that are there")
-    if args.pruning_strategy != "gmp":
-        refuse([*GMP_OPTIONS, "tunning_epochs"], "this needs --pruning_strategy gmp")
-    else:
-        if args.pruning_mode != "ratio":
-            raise WrongOption("--pruning_strategy gmp needs --pruning_mode ratio")
-        if args.static_masks:
-            raise WrongOption("--pruning_strategy gmp and --static_masks exclude each other")
-        if args.stable_epochs + args.pruning_epochs >= args.num_epochs:
-            raise WrongOption(
-                f"--stable_epochs {args.stable_epochs} and --pruning_epochs {args.pruning_epochs} "
-                f"leave none of --num_epochs {args.num_epochs} at --ratio; raise it or lower them"
-            )
+    pruning.check(args, defaults, chosen)
     if args.step_epochs != sorted(set(args.step_epochs)):
         raise WrongOption(f"argument --step_epochs: must increase, got {args.step_epochs}")
     if args.train_sizes and args.train_sizes[0] > args.train_sizes[1]:
         raise WrongOption("argument --train_sizes: smallest first")
     if args.augmentation == "flip":
-        refuse(["mixup_epochs"], "this needs --augmentation full")
+        refuse_given(args, defaults, ["mixup_epochs"], "this needs --augmentation full")
     if args.use_pretrained and args.pretrained_model:
         raise WrongOption("--use_pretrained and --pretrained_model exclude each other")
 
@@ -374,18 +306,3 @@ def folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must be a folder, got ''")
     return Path(text)
-
-
-def distribution(text: str) -> str | dict[str, float]:
-    if text in ("global", "uniform", "erk"):
-        return text
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        ratios = {name: number(float, 0, 1, part=True)(ratio) for name, ratio in pairs}
-        if len(ratios) < len(pairs):
-            raise argparse.ArgumentTypeError(f"{text!r} names a pattern twice")
-        return ratios
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be global, uniform, erk or like 'conv*=0.6,fc=0.9', got {text!r}"
-        ) from None

@@ -13,7 +13,7 @@ import paddle.distributed as dist
 from tasks.lines import shortened
 from training import checkpoint, folders, ranks
 from training.folders import MASKS, OPTIMIZER
-from training.options import GMP_OPTIONS
+from training.pruning import GMP_OPTIONS
 from training.run import Run
 from training.train_state import Saved
 
