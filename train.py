@@ -68,6 +68,8 @@ def train(run: Run) -> None:
     args = run.args
     for epoch in range(run.epoch, args.num_epochs):
         run.epoch = epoch
+        if args.freeze_masks_epoch is not None and epoch >= args.freeze_masks_epoch:
+            run.pruner.freeze_masks()
         run.bar.set_description(f"epoch {epoch} of {args.num_epochs}")
         train_epoch(run)
         record = run.end_epoch()
@@ -216,6 +218,8 @@ def make_pruner(args, model, steps_per_epoch: int, pruner_class) -> Unstructured
         "local_sparsity": args.local_sparsity,
         "sparse_block": args.sparse_block,
         "distribution": args.distribution,
+        "min_layer_density": args.min_layer_density,
+        "min_channel_density": args.min_channel_density,
     }
     if args.pruning_strategy == "base":
         return pruner_class(

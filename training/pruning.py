@@ -7,6 +7,8 @@ import argparse
 from training.command_line import Parser, WrongOption, boolean, number, refuse_given
 
 DEFAULTS = {"ratio": 0.55, "threshold": 0.01}
+# Where they are not given, of gmp; others have 0.
+GMP_DENSITIES = {"min_layer_density": 0.02, "min_channel_density": 0.0}
 GMP_OPTIONS = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 
 
@@ -29,6 +31,12 @@ def add_options(parser: Parser) -> None:
         help="of the ratio: global, uniform, erk, or patterns like 'conv*=0.6,fc.weight=0.9'")
     add("--prune_period", type=number(int, 1),
         help="steps between new masks (default: 1; under gmp whenever the ratio changes)")
+    for name, of in (("min_layer_density", "layer"), ("min_channel_density", "output channel")):
+        add(f"--{name}", type=number(float, 0, 1, part=True), metavar="PART",
+            help=f"part of its weights that every {of} keeps at least (default: 0; "
+            f"gmp without --sparse_block: {GMP_DENSITIES[name]:g})")
+    add("--freeze_masks_epoch", type=number(int, 1), metavar="N",
+        help="from epoch N on the masks stay as they are (default: never)")
     add("--pruning_strategy", choices=["base", "gmp"], default="base",
         help="gmp: the ratio rises from --initial_ratio to --ratio (default: %(default)s)")
     add("--stable_epochs", type=number(int, 0), default=0,
@@ -57,7 +65,9 @@ def check(args: argparse.Namespace, defaults: dict, chosen: list[str]) -> None:
         raise WrongOption(
             "--static_masks needs --pretrained_model and a --pruning_mode other than none"
         )
-    how = ["local_sparsity", "sparse_block", "distribution", "prune_period"]
+    densities = [name for name in GMP_DENSITIES if getattr(args, name)]
+    how = ["local_sparsity", "sparse_block", "distribution", "prune_period", *densities,
+           "freeze_masks_epoch"]  # fmt: skip
     if args.pruning_mode == "none":
         refuse(
             ["ratio", "threshold", "prune_params_type", *how],
@@ -69,6 +79,8 @@ def check(args: argparse.Namespace, defaults: dict, chosen: list[str]) -> None:
         refuse(["ratio"], "this needs --pruning_mode ratio")
     if isinstance(args.distribution, dict):
         refuse(["ratio"], "it follows from the ratios of --distribution")
+    if args.sparse_block != [1, 1]:
+        refuse(densities, "this needs --sparse_block 1 1")
     if args.static_masks:
         refuse(how, "no new masks are made with --static_masks")
         if chosen:
@@ -85,6 +97,20 @@ def check(args: argparse.Namespace, defaults: dict, chosen: list[str]) -> None:
                 f"--stable_epochs {args.stable_epochs} and --pruning_epochs {args.pruning_epochs} "
                 f"leave none of --num_epochs {args.num_epochs} at --ratio; raise it or lower them"
             )
+        reached = args.stable_epochs + args.pruning_epochs
+        if args.freeze_masks_epoch is not None and args.freeze_masks_epoch <= reached:
+            raise WrongOption(
+                f"--freeze_masks_epoch {args.freeze_masks_epoch}: the masks are at --ratio in "
+                f"epoch {reached}, the end of the rise; give {reached + 1} or more"
+            )
+
+
+def fill_in_densities(args: argparse.Namespace) -> None:
+    """Their defaults, which wait until it is known that no checkpoint has other ones."""
+    gmp = args.pruning_strategy == "gmp" and args.sparse_block == [1, 1]
+    for name, density in GMP_DENSITIES.items():
+        if getattr(args, name) is None:
+            setattr(args, name, density if gmp else 0.0)
 
 
 def distribution(text: str) -> str | dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ import paddle
 import paddle.distributed as dist
 
 from tasks.lines import shortened
-from training import checkpoint, folders, ranks
+from training import checkpoint, folders, pruning, ranks
 from training.folders import MASKS, OPTIMIZER
-from training.pruning import GMP_OPTIONS
 from training.run import Run
 from training.train_state import Saved
 
@@ -22,16 +22,21 @@ LASTING = """
     data model scale num_classes seed amp lr lr_strategy step_epochs warmup_steps l2_decay
     momentum_rate pruning_mode ratio threshold static_masks prune_params_type local_sparsity
     sparse_block distribution prune_period pruning_strategy image_size train_sizes augmentation
-    mixup_epochs fast_convolutions
+    mixup_epochs fast_convolutions min_layer_density min_channel_density freeze_masks_epoch
 """.split()  # noqa: SIM905
-# Of those that a checkpoint may not have yet: what it was trained with.
-BEFORE = {"fast_convolutions": False}
+# Of those that a checkpoint may not have yet: what it was trained with, and goes on with.
+BEFORE = {
+    "fast_convolutions": False,
+    "min_layer_density": 0.0,
+    "min_channel_density": 0.0,
+    "freeze_masks_epoch": None,
+}
 
 
 def find(args) -> Saved | None:
     """The checkpoint to go on from, which fits the options; None: a new training.
 
-    --initial_ratio and --fast_convolutions become the checkpoint's where they were not given.
+    Options that were not given are filled in where their defaults depend on the checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, is damaged, or was trained otherwise.
@@ -47,13 +52,8 @@ def find(args) -> Saved | None:
                 f"epoch {args.resume_epoch} is the last of --num_epochs {args.num_epochs}; give "
                 "more"
             )
-    if args.fast_convolutions is None:
-        args.fast_convolutions = not saved or {**BEFORE, **saved.options}["fast_convolutions"]
+    fill_in(args, saved)
     if saved:
-        if args.initial_ratio is None and saved.options.get("pruning_strategy") == "gmp":
-            initial = saved.options.get("initial_ratio", 0.15)
-            if not args.force or initial <= args.ratio:
-                args.initial_ratio = initial
         different = different_options(args, saved.options)
         if saved.global_batch not in (None, args.batch_size * dist.get_world_size()):
             different.append(f"a global batch of {saved.global_batch}")
@@ -63,6 +63,21 @@ def find(args) -> Saved | None:
             )
     ranks.check_same_step(saved.step if saved else 0)
     return saved
+
+
+def fill_in(args, saved: Saved | None) -> None:
+    """Sets options that were not given, and so are None."""
+    if saved:
+        for name in BEFORE.keys() - saved.options.keys():
+            if getattr(args, name) is None:
+                setattr(args, name, BEFORE[name])
+        if args.initial_ratio is None and saved.options.get("pruning_strategy") == "gmp":
+            initial = saved.options.get("initial_ratio", 0.15)
+            if not args.force or initial <= args.ratio:
+                args.initial_ratio = initial
+    if args.fast_convolutions is None:
+        args.fast_convolutions = not saved or saved.options["fast_convolutions"]
+    pruning.fill_in_densities(args)
 
 
 def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
@@ -77,8 +92,9 @@ def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
     if args.lr_strategy == "cosine_decay" or args.pruning_strategy == "gmp":
         names.append("num_epochs")
     if args.pruning_strategy == "gmp":
-        names += GMP_OPTIONS
-    return [f"--{n} {saved[n]}" for n in names if n in saved and not same(saved[n], vars(args)[n])]
+        names += pruning.GMP_OPTIONS
+    names = [n for n in names if n in saved and not same(saved[n], vars(args)[n])]
+    return [f"no --{n}" if saved[n] is None else f"--{n} {saved[n]}" for n in names]
 
 
 def same(a, b) -> bool:
@@ -157,8 +173,8 @@ def _restore_pruner(run: Run, saved: Saved) -> None:
         state["masks"] = checkpoint.read_masks(saved.folder / MASKS, pruner.masks)
         state["iteration"] = run.step
         state["static"] = args.static_masks and options.get("static_masks", False)
-        if args.pruning_mode == "ratio" and saved.threshold is not None:
-            state["threshold"] = saved.threshold
+        if args.pruning_mode == "ratio":
+            state["threshold"] = math.inf if saved.threshold is None else saved.threshold
         if args.pruning_strategy == "gmp":
             state["ratio"] = 0.0 if saved.masks_ratio is None else saved.masks_ratio
         pruner.set_state_dict(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -157,6 +158,8 @@ class Run:
         self.check_finite()
         args, pruner = self.args, self.pruner
         one_threshold = pruner and not args.static_masks and pruner.distribution == "global"
+        # Infinite where all goes but what has to stay: JSON has no such number.
+        threshold = float(pruner.threshold) if one_threshold else math.inf
         return Saved(
             folder=Path(args.model_path) / checkpoint_name(self.epoch, self.step, finished),
             epoch=self.epoch,
@@ -167,7 +170,7 @@ class Run:
             totals=[totals.tolist() for totals in ranks.tensors(self.totals)],
             sparsity=UnstructuredPruner.total_sparse(self.model),
             prunable_sparsity=sparsity(prunable_parameters(self.model)),
-            threshold=float(pruner.threshold) if one_threshold else None,
+            threshold=None if math.isinf(threshold) else threshold,
             masks_ratio=pruner.ratio if pruner else None,
             ranks=dist.get_world_size(),
             options=vars(args),

@@ -18,6 +18,18 @@ RUNS = {
     "threshold": ["--pruning_mode", "threshold", "--threshold", "0.05", "--num_workers", "2"],
     "gmp": [*GMP, "--lr_strategy", "cosine_decay"],
     "dropout": ["--model", "mobilenet_v2", "--prune_period", "2"],
+    "floors": ["--ratio", "0.95", "--min_layer_density", "0.03", "--min_channel_density", "0.01"],
+    "all but the floors": ["--ratio", "0.5", "--min_layer_density", "0.5"],
+    "frozen": ["--ratio", "0.75", "--freeze_masks_epoch", "1"],
+    "frozen gmp": [
+        *GMP,
+        "--pruning_epochs",
+        "1",
+        "--pruning_steps",
+        "2",
+        "--freeze_masks_epoch",
+        "2",
+    ],
     "safetensors": ["--format", "safetensors", "--distribution", "erk"],
 }
 
