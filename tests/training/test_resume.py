@@ -19,7 +19,14 @@ RUNS = {
     "gmp": [*GMP, "--lr_strategy", "cosine_decay"],
     "dropout": ["--model", "mobilenet_v2", "--prune_period", "2"],
     "floors": ["--ratio", "0.95", "--min_layer_density", "0.03", "--min_channel_density", "0.01"],
-    "all but the floors": ["--ratio", "0.5", "--min_layer_density", "0.5"],
+    "all but the floors": [
+        "--ratio",
+        "0.5",
+        "--min_layer_density",
+        "0.5",
+        "--freeze_masks_epoch",
+        "1",
+    ],
     "frozen": ["--ratio", "0.75", "--freeze_masks_epoch", "1"],
     "frozen gmp": [
         *GMP,

@@ -179,3 +179,17 @@ def test_a_model_being_pruned_can_be_copied_saved_and_compiled(tmp_path):
                     input_spec=[paddle.static.InputSpec([None, 3, 6, 6], "float32")])  # fmt: skip
     loaded = paddle.jit.load(str(tmp_path / "net"))
     np.testing.assert_allclose(loaded(images).numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_masks_stay():
+    net = net_of([[1, 2, 3, 4]])
+    pruner = stepped(net, "ratio", ratio=0.5)
+    pruner.freeze_masks()
+    net.w0.set_value(np.float32([[9, 8, 0, 1]]))  # a zero that is no mask's
+    pruner.step()
+    assert masks_of(pruner) == [[[0, 0, 1, 1]]]
+    assert net.w0.numpy().tolist() == [[0, 0, 0, 1]]
+    other = UnstructuredPruner(net, "ratio", ratio=0.25)
+    other.set_state_dict(pruner.state_dict())
+    other.step()
+    assert masks_of(other) == [[[0, 0, 1, 1]]]

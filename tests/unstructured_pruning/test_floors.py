@@ -170,18 +170,19 @@ def test_of_equal_weights_the_last_stay():
 
 
 @pytest.mark.usefixtures("path")
-def test_broken_weights_are_kept_besides():
-    """NaN is kept as always, and infinity is a large weight."""
-    net = net_of([[math.nan, 1, 2, 3]], [[math.inf, 8, math.inf, 9]])
-    assert masks_of(stepped(net, "ratio", ratio=0.5, min_layer_density=0.5)) == [
-        [[1, 0, 0, 1]],
-        [[1, 0, 1, 0]],
-    ]
-    net = net_of([[1, 2, 3, 4]], [[math.inf, 8, math.inf, 9]])
-    assert masks_of(stepped(net, "ratio", ratio=0.75, min_layer_density=0.25)) == [
-        [[0, 0, 0, 1]],
-        [[0, 0, 1, 0]],
-    ]
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("density", "ratio", "first", "second"),
+    [
+        (0.5, 0.5, [1, 0, 0, 1], [1, 0, 1, 0]),
+        (0.25, 0.5, [1, 0, 0, 0], [1, 0, 1, 1]),
+        (0.25, 0.75, [1, 0, 0, 0], [0, 0, 1, 0]),
+    ],
+)
+def test_nan_is_kept_as_always_and_infinity_is_large(name, density, ratio, first, second):
+    net = net_of([[math.nan], [1], [2], [3]], [[math.inf], [8], [math.inf], [9]])
+    pruner = stepped(net, "ratio", ratio=ratio, **{name: density})
+    assert [np.ravel(mask).tolist() for mask in masks_of(pruner)] == [first, second]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -191,6 +192,14 @@ def test_all_dtypes(dtype):
     assert masks_of(pruner) == [[[0, 0, 0, 1]], [[0, 0], [1, 0]]]
     assert str(net.w0.dtype).endswith(dtype)
     assert values_of(net.w0).tolist() == [[0, 0, 0, -4]]
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_is_not_ranked_in_float32(name):
+    net = net_of([[1], [1 + 3e-12], [1 + 1e-12]], dtype="float64")
+    pruner = stepped(net, "ratio", ratio=2 / 3, **{name: 0.1})
+    assert masks_of(pruner) == [[[0], [1], [0]]]
 
 
 @pytest.mark.usefixtures("path")
@@ -302,17 +311,3 @@ def test_densities_out_of_range_and_of_blocks_are_refused(name):
             UnstructuredPruner(nn.Linear(2, 2), "ratio", **{name: density})
     with pytest.raises(ValueError, match="cannot have a sparse_block"):
         UnstructuredPruner(nn.Linear(2, 2), "ratio", sparse_block=[2, 1], **{name: 0.1})
-
-
-def test_frozen_masks_stay():
-    net = net_of([[1, 2, 3, 4]])
-    pruner = stepped(net, "ratio", ratio=0.5)
-    pruner.freeze_masks()
-    net.w0.set_value(np.float32([[9, 8, 0, 1]]))  # a zero that is no mask's
-    pruner.step()
-    assert masks_of(pruner) == [[[0, 0, 1, 1]]]
-    assert net.w0.numpy().tolist() == [[0, 0, 0, 1]]
-    other = UnstructuredPruner(net, "ratio", ratio=0.25)
-    other.set_state_dict(pruner.state_dict())
-    other.step()
-    assert masks_of(other) == [[[0, 0, 1, 1]]]
