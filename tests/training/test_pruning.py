@@ -15,6 +15,7 @@ GMP = ["--pruning_strategy", "gmp", "--pruning_epochs", "2", "--pruning_steps", 
        "--ratio", "0.95", "--num_epochs", "3", "--model_period", "1",
        "--test_period", "1"]  # fmt: skip
 NO_FLOORS = ["--min_layer_density", "0", "--min_channel_density", "0"]
+AS_BEFORE = [*NO_FLOORS, "--fast_convolutions", "false"]
 
 
 def densities(folder) -> list[float]:
@@ -50,9 +51,9 @@ def without_newer_options(folder) -> None:
 @pytest.mark.parametrize("epoch", ["0", "latest"])
 def test_a_run_begun_before_there_were_floors_goes_on_without(epoch, small, tmp_path, capfd):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.main([*small, *GMP, *NO_FLOORS, "--model_path", str(whole)])
+    train.main([*small, *GMP, *AS_BEFORE, "--model_path", str(whole)])
     assert min(densities(whole)) < 0.02  # the default of today would do something
-    train.main([*small, *GMP, *NO_FLOORS, "--model_path", str(parts), "--max_steps", "2"])
+    train.main([*small, *GMP, *AS_BEFORE, "--model_path", str(parts), "--max_steps", "2"])
     without_newer_options(parts)
     common = [*small, *GMP, "--model_path", str(parts), "--resume_epoch", epoch,
               "--pretrained_model", str(parts)]  # fmt: skip
@@ -71,7 +72,7 @@ def test_a_run_begun_before_there_were_floors_goes_on_without(epoch, small, tmp_
 
 def test_a_floor_that_is_given_with_force_is_taken(small, tmp_path):
     common = [*small, *GMP, "--model_path", str(tmp_path), "--resume_epoch", "latest"]
-    train.main([*common, *NO_FLOORS, "--max_steps", "2"])
+    train.main([*common, *AS_BEFORE, "--max_steps", "2"])
     without_newer_options(tmp_path)
     train.main([*common, "--force", "--min_layer_density", "0.03"])
     assert min(densities(tmp_path)) >= 0.03
