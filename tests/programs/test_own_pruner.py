@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from conftest import error_line, weights
+from conftest import assert_same_end, error_line, weights
+from documents import blocks
 
 import train
 from training.folders import WEIGHTS
@@ -37,3 +38,16 @@ def test_gmp_has_its_own(small, tmp_path, capfd):
     main = partial(train.main, pruner_class=LargestPruner)
     message = error_line(capfd, main, *small, *gmp, "--data_dir", "none", "--model_path", tmp_path)
     assert message == "train.py: error: LargestPruner needs --pruning_strategy base"
+
+
+def test_rigl_of_the_documents_is_resumed_exactly(small, tmp_path):
+    names = {}
+    exec(blocks("docs/rigl.md", "python")[0].partition("\nmodel = ")[0], names)
+    main = partial(train.main, pruner_class=names["RigLPruner"])
+    common = [*small, "--ratio", "0.8", "--distribution", "erk", "--prune_period", "2",
+              "--num_epochs", "3", "--model_period", "1", "--test_period", "1"]  # fmt: skip
+    main([*common, "--model_path", str(tmp_path / "whole")])
+    for steps in ("3", "6"):  # masks move in steps 0, 2 and 4
+        main([*common, "--model_path", str(tmp_path / "parts"), "--save_steps", "1",
+              "--max_steps", steps, "--resume_epoch", "latest"])  # fmt: skip
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
