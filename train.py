@@ -198,13 +198,14 @@ def make_optimizer(args, model, schedule: lr.LRScheduler) -> paddle.optimizer.Op
 
 def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
     """The learning rate as a function of the step alone. (Paddle's cosine is a recursion.)"""
-    steps = args.num_epochs * steps_per_epoch
+    steps, hold = (epochs * steps_per_epoch for epochs in (args.num_epochs, args.hold_epochs))
     boundaries = [epoch * steps_per_epoch for epoch in args.step_epochs]
 
     def factor(step: int) -> float:
         warm = min(1.0, (step + 1) / args.warmup_steps) if args.warmup_steps else 1.0
         if args.lr_strategy == "cosine_decay":
-            return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+            progress = max(0, step - hold) / (steps - hold)
+            return warm * 0.5 * (1 + math.cos(math.pi * progress))
         return warm * 0.1 ** sum(step >= boundary for boundary in boundaries)
 
     return lr.LambdaDecay(args.lr, factor)

@@ -8,7 +8,7 @@ from training.command_line import Parser, WrongOption, boolean, number, refuse_g
 
 DEFAULTS = {"ratio": 0.55, "threshold": 0.01}
 # Where they are not given, of gmp; others have 0.
-GMP_DENSITIES = {"min_layer_density": 0.02, "min_channel_density": 0.0}
+GMP_DENSITIES = {"min_layer_density": 0.01, "min_channel_density": 0.001}
 GMP_OPTIONS = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 
 
