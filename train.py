@@ -38,6 +38,8 @@ from tasks import TASKS
 from tasks.lines import say
 from tasks.measure import class_names, evaluate
 from training import checkpoint, convolutions, folders, initial, ranks, report, resume
+from training.averaging import Average
+from training.objective import Objective, load_teacher
 from training.process import set_up_process
 from training.run import Run
 from training.stopping import check_stopped, evaluation_errors, stoppable
@@ -73,6 +75,7 @@ def train(run: Run) -> None:
         run.bar.set_description(f"epoch {epoch} of {args.num_epochs}")
         train_epoch(run)
         record = run.end_epoch()
+        run.recalibrate()
         if run.ends or (epoch + 1) % args.test_period == 0:
             record.update(test(run))
         record["best"] = run.is_best(record)
@@ -92,12 +95,14 @@ def train_epoch(run: Run) -> None:
     for images, *targets in run.batches():
         with paddle.amp.auto_cast(enable=args.amp, level="O1"):
             outputs = run.network(images)
-            loss = task.loss(outputs, targets)
+            loss = run.objective(images, outputs, targets)
         scaler.scale(loss).backward()
         scaler.step(run.opt)  # without --amp: opt.step()
         scaler.update()
         if pruner is not None:
             pruner.step()
+        if run.average is not None:
+            run.average.update(run.step, pruner.masks if pruner else {})
         run.schedule.step()
         run.opt.clear_grad()
         run.count(task.counts(outputs, targets, loss), loss)
@@ -109,11 +114,17 @@ def train_epoch(run: Run) -> None:
 
 
 def test(run: Run) -> dict[str, float]:
-    """What the task measures of the model, over the test data; without what is NaN or infinite."""
+    """What the task measures over the test data, without what is NaN or infinite.
+
+    Of the average of --ema, too, as `average_top1` and the like.
+    """
+    found = {}
     with evaluation_errors():
-        metric = run.task.Metric(run.val_loader.dataset)
-        tested = evaluate(run.model, run.val_loader, metric, lambda: check_stopped(run))
-    return {name: tested[name] for name in run.task.MEASURED if math.isfinite(tested[name])}
+        for prefix, network in run.networks.items():
+            metric = run.task.Metric(run.val_loader.dataset)
+            tested = evaluate(network, run.val_loader, metric, lambda: check_stopped(run))
+            found.update({prefix + name: tested[name] for name in run.task.MEASURED})
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
@@ -135,15 +146,18 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
         resume.check_same_classes(args, saved)
     pruner = make_pruner(args, model, len(train_loader), pruner_class)
     schedule = make_schedule(args, len(train_loader))
+    task = TASKS[args.data]
     run = Run(
         args=args,
-        task=TASKS[args.data],
+        task=task,
+        objective=Objective(task, args, load_teacher(args)),
         model=model,
         network=model,
         opt=make_optimizer(args, model, schedule),
         schedule=schedule,
         scaler=paddle.amp.GradScaler(enable=args.amp),
         pruner=pruner,
+        average=None if args.ema is None else Average(model, args.ema),
         train_loader=train_loader,
         val_loader=val_loader,
         seed=seed,

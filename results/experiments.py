@@ -63,7 +63,9 @@ class Suite:
         if row.data in data_folders.MAKE:
             words += ["--data_dir", str(self.data_folder(row.data))]
         if not row.is_start:
-            words += ["--pretrained_model", str(self.folder(start_of(row), seed))]
+            start = str(self.folder(start_of(row), seed))
+            words = [start if word == "{dense}" else word for word in words]
+            words += ["--pretrained_model", start]
         elif row.data == "imagenette":
             words += ["--pretrained_model", str(self.weights)]
         return [*words, "--model_path", str(self.folder(row, seed))]

@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 
 PERCENT = matplotlib.ticker.PercentFormatter(1, decimals=None)
 # Rows whose sparsity by layer is drawn.
-COMPARED = ["imagenette-gmp-95", "imagenette-gmp-95-erk", "imagenette-gmp-95-no-floor"]
+COMPARED = [f"imagenette-{name}" for name in ("gmp-95", "no-floor-95", "erk-95")]
 METRICS = ("top1", "map_11point")  # what a task measures first
 
 

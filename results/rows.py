@@ -92,13 +92,32 @@ def same_rows(data: str, threshold_at: str, rise: int) -> list[Row]:
     ]
 
 
-NO_FLOOR = ["--min_layer_density", "0"]
+NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
+TAUGHT = ["--hold_epochs", "8", "--teacher", "{dense}"]  # by the network that it starts from
+POINTWISE = ["--prune_params_type", "conv1x1_only"]
+
+
+def imagenette(name: str, method: str, target: str, lr: str, options: list[str], seeds: int = 1):
+    return Row("imagenette", name, method, target, [*options, "--lr", lr], seeds=seeds)
+
+
 ROWS = [
-    *same_rows("imagenette", "0.03", 8),
-    Row("imagenette", "ratio-75", "ratio, in one shot", "75%", ratio("0.75"), seeds=1),
-    Row("imagenette", "gmp-90", "GMP", "90%", gmp("0.9", 4)),
-    Row("imagenette", "gmp-95", "GMP", "95%", gmp("0.95", 4)),
+    *same_rows("imagenette", "0.03", 8)[:-1],
+    imagenette("ratio-75", "ratio, in one shot", "75%", "0.005", ratio("0.75")),
+    imagenette("pointwise-75", "GMP, 1x1 only", "75%", "0.005", gmp("0.75", 8, *POINTWISE)),
+    imagenette("gmp-75", "GMP", "75%", "0.005", gmp("0.75", 8)),
+    imagenette("taught-75", "GMP, held rate, teacher", "75%", "0.005", gmp("0.75", 8, *TAUGHT), 3),
+    imagenette("static-90", "ratio, static masks", "90%", "0.01",
+               ratio("0.9", "--prune_period", "1000000")),
+    imagenette("gmp-90", "GMP", "90%", "0.01", gmp("0.9", 8)),
+    imagenette("erk-90", "GMP, ERK", "90%", "0.01", gmp("0.9", 8, *ERK)),
+    imagenette("hold-90", "GMP, held rate", "90%", "0.01", gmp("0.9", 8, *TAUGHT[:2])),
+    imagenette("taught-90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 8, *TAUGHT), 3),
+    imagenette("gmp-95", "GMP", "95%", "0.01", gmp("0.95", 8)),
+    imagenette("no-floor-95", "GMP, no floor", "95%", "0.01", gmp("0.95", 8, *NO_FLOOR)),
+    imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
+    imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT), 3),
     *same_rows("cifar", "0.03", 15),
     Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 15)),
     *same_rows("fashion", "0.08", 3),
@@ -115,6 +134,6 @@ ROWS = [
         ratio("0.75", "--sparse_block", "4", "1")),
     Row("fashion", "gmp-90", "GMP", "90%", gmp("0.9", 3)),
     Row("fashion", "gmp-95", "GMP", "95%", gmp("0.95", 3)),
-    Row("fashion", "gmp-95-no-floor", "GMP without the floor", "95%", gmp("0.95", 3, *NO_FLOOR)),
+    Row("fashion", "no-floor-95", "GMP, no floor", "95%", gmp("0.95", 3, *NO_FLOOR)),
     *same_rows("digits", "0.04", 3),
 ]  # fmt: skip

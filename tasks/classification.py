@@ -103,12 +103,23 @@ def make_model(options, pretrained: bool = False):
     return model
 
 
-def loss(outputs, targets: list[paddle.Tensor]) -> paddle.Tensor:
-    """Mean cross entropy; GoogLeNet's two auxiliary outputs count 0.3 each, as in its paper."""
+def loss(outputs, targets: list[paddle.Tensor], label_smoothing: float = 0.0) -> paddle.Tensor:
+    """Mean cross entropy; GoogLeNet's two auxiliary outputs count 0.3 each, as in its paper.
+
+    Args:
+        label_smoothing: the part of a label that is spread over all classes, its own included
+            (Szegedy et al., 2016).
+    """
+
+    def cross_entropy(logits: paddle.Tensor) -> paddle.Tensor:
+        if label_smoothing:  # Paddle rounds smoothed labels to the logits' dtype, --amp's float16
+            logits = logits.astype("float32")
+        return F.cross_entropy(logits, *targets, label_smoothing=label_smoothing)
+
     main, *auxiliary = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    total = F.cross_entropy(main, *targets)
+    total = cross_entropy(main)
     for output in auxiliary:
-        total = total + 0.3 * F.cross_entropy(output, *targets)
+        total = total + 0.3 * cross_entropy(output)
     return total
 
 

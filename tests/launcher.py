@@ -48,6 +48,15 @@ def tiny(options, pretrained=False):
     )  # fmt: skip
 
 
+def normed(options, pretrained=False):
+    """The same with a batch norm."""
+    nn = paddle.nn
+    return nn.Sequential(
+        nn.Conv2D(3, 8, 3, stride=4), nn.BatchNorm2D(8), nn.ReLU(), nn.Flatten(),
+        nn.Linear(512, options.num_classes),
+    )  # fmt: skip
+
+
 def spy_on_samples() -> list:
     """Lists of mode, epoch, sample number and the picture's checksum, in the order of access."""
     seen, getitem = [], cifar_reader.Cifar10.__getitem__
@@ -64,7 +73,7 @@ def spy_on_samples() -> list:
 def worker(folder: str, fault: str, *options: str) -> None:
     """A rank. Leaves its process number, its samples and the steps it saved in the folder."""
     rank, options, files = train.dist.get_rank(), list(options), Path(folder)
-    classification.make_model = tiny
+    classification.make_model = normed if fault == "batch norm" else tiny
     seen, saved = spy_on_samples(), []
     save, seed_step, pruner_step = checkpoint.save, run.seed_step, UnstructuredPruner.step
 

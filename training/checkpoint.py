@@ -2,6 +2,7 @@
 
     epoch-9/
         model-pruned.pdparams   plain dense state dict with zeros: paddle.load + set_state_dict
+        average-pruned.pdparams the same of --ema's average
         opt-pruned.pdopt        optimizer's accumulators under structured names
         masks-pruned.npz        one packed bit a prunable weight
         train-state.json        epoch, step, options, sparsity, versions, SHA-256 of all files
@@ -27,8 +28,8 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as safetensors_bytes
 
 from readers import safe_pickle
-from training import folders, train_state
-from training.folders import BEST, BESTS, MASKS, OPTIMIZER, SAFETENSORS, WEIGHTS
+from training import batch_norm, folders, train_state
+from training.folders import AVERAGE, BEST, BESTS, MASKS, OPTIMIZER, SAFETENSORS, WEIGHTS
 from training.train_state import Saved
 
 FORMATS = ("pdparams", "safetensors")
@@ -57,9 +58,15 @@ def save(run, finished: bool = False) -> None:
     try:
         staging.mkdir(parents=True)
         _write_weights(staging / _name(WEIGHTS, run.args.format), run.model)
-        optimizer = _rename(run.opt.state_dict(), _names(run.model))
+        if run.average is not None:
+            _write_weights(staging / _name(AVERAGE, run.args.format), run.average.network)
+        # What was loaded is not in Paddle 2.6's state_dict() before a first step.
+        loaded = run.opt._accumulators_holder
+        optimizer = _rename({**loaded, **run.opt.state_dict()}, _names(run.model))
         if run.args.amp:
             optimizer["GradScaler"] = run.scaler.state_dict()
+        if run.statistics is not None:  # those of the weights' file are for tests
+            optimizer["BatchNorm"] = run.statistics
         paddle.save(optimizer, str(staging / OPTIMIZER))
         if run.pruner is not None:
             masks = run.pruner.state_dict()["masks"]
@@ -198,6 +205,8 @@ def _differ_in_classes(arrays: dict, expected: dict, other: dict) -> set[str] | 
 def load_optimizer(path: Path, run) -> None:
     """The optimizer's accumulators and, with --amp, the loss scale, for step `run.step`.
 
+    After --recalibrate_bn also the statistics of batch norm that the training had before.
+
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or of another model.
     """
@@ -207,6 +216,12 @@ def load_optimizer(path: Path, run) -> None:
         raise ValueError(f"{path}: GradScaler is no dict")
     if scale and run.args.amp:
         run.scaler.load_state_dict(scale)
+    statistics = accumulators.pop("BatchNorm", {})
+    for prefix in [p for p in run.networks if p in statistics]:
+        try:
+            batch_norm.restore(run.networks[prefix], statistics[prefix])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     shapes = {name: list(p.shape) for name, p in run.model.named_parameters()}
     for key, value in accumulators.items():
         owner = max((name for name in shapes if key.startswith(f"{name}_")), key=len, default=None)

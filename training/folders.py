@@ -4,11 +4,12 @@
         epoch-9/                  a checkpoint of a finished epoch (see checkpoint.py)
         epoch-10-step-8500/       one inside an epoch, after 8500 steps of the training
         model-pruned.pdparams  opt-pruned.pdopt  train-state.json     links to the newest
+        average-pruned.pdparams   one more, with --ema
         model-best.pdparams       the best weights so far, by top-1 or mAP
         metrics.jsonl             a line an epoch
         earlier-20260131-120000/  what another training left
 
-With --format safetensors the weights are model-pruned.safetensors and model-best.safetensors.
+With --format safetensors the weights are model-pruned.safetensors, and so on.
 """
 
 from __future__ import annotations
@@ -27,23 +28,27 @@ from training import train_state
 from training.train_state import STATE, Saved
 
 WEIGHTS, OPTIMIZER, MASKS = "model-pruned.pdparams", "opt-pruned.pdopt", "masks-pruned.npz"
-BEST, METRICS = "model-best.pdparams", "metrics.jsonl"
-SAFETENSORS = {WEIGHTS: "model-pruned.safetensors", BEST: "model-best.safetensors"}
-LINKED = (WEIGHTS, SAFETENSORS[WEIGHTS], OPTIMIZER, STATE)
+AVERAGE, BEST, METRICS = "average-pruned.pdparams", "model-best.pdparams", "metrics.jsonl"
+SAFETENSORS = {name: name.replace(".pdparams", ".safetensors") for name in (WEIGHTS, AVERAGE, BEST)}
+LINKED = (WEIGHTS, SAFETENSORS[WEIGHTS], AVERAGE, SAFETENSORS[AVERAGE], OPTIMIZER, STATE)
 BESTS = (BEST, SAFETENSORS[BEST])
 
 
-def find_weights(path) -> Path:
-    """The weights meant by a folder, a prefix ('models/model') or the file itself."""
+def find_weights(path, name: str = WEIGHTS) -> Path:
+    """The weights meant by a folder, a prefix ('models/model') or the file itself.
+
+    Args:
+        name: of the file in a folder, in either format.
+    """
     path, give = Path(path), "give a run's folder, a prefix or a .pdparams or .safetensors file"
     beside = (Path(f"{path}.pdparams"), Path(f"{path}.safetensors"))
-    for candidate in (path / WEIGHTS, path / SAFETENSORS[WEIGHTS], path, *beside):
+    for candidate in (path / name, path / SAFETENSORS[name], path, *beside):
         if candidate.is_file():
             return candidate
     if path.is_dir():
         there = f"; it has {listed(checkpoints(path))}" if checkpoints(path) else ""
-        raise FileNotFoundError(f"{path} holds no {WEIGHTS}{there}; {give}")
-    raise FileNotFoundError(f"there is no {path}, {path}.pdparams or {path / WEIGHTS}; {give}")
+        raise FileNotFoundError(f"{path} holds no {name}{there}; {give}")
+    raise FileNotFoundError(f"there is no {path}, {path}.pdparams or {path / name}; {give}")
 
 
 def find_epoch(path, epoch: int) -> Saved:

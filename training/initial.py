@@ -81,8 +81,9 @@ def prepare(run) -> None:
     args = run.args
     if args.static_masks:
         run.pruner.set_static_masks()
-    # gmp's ratio raises the loss, too, and a detector's varies widely.
-    if run.started_from and args.lr > 0 and args.pruning_strategy != "gmp" and args.data != "voc":
+    # gmp's ratio raises the loss, too, a detector's varies widely, a teacher's is no cross entropy.
+    other = args.pruning_strategy == "gmp" or args.data == "voc" or args.teacher is not None
+    if run.started_from and args.lr > 0 and not other:
         run.first_losses = []
 
 

@@ -15,6 +15,7 @@ import paddle.distributed as dist
 
 from tasks import TASKS
 from tasks.lines import warn
+from training import folders, train_state
 from training.command_line import WrongOption
 from training.trained import check_model
 
@@ -25,10 +26,14 @@ def set_up_process(args) -> None:
     --num_classes becomes the data set's where it was not given.
 
     Raises:
-        WrongOption, ValueError: no such model or device, or --model_path cannot be written.
+        WrongOption, ValueError, FileNotFoundError: no such model, teacher or device, or
+            --model_path cannot be written.
     """
     check_model(args)
     args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
+    args.teacher_sha256 = None  # of its weights, by which a resumed run knows it
+    if args.teacher is not None:
+        args.teacher_sha256 = train_state.sha256(folders.find_weights(args.teacher))
     set_device(args.use_gpu)
     if args.amp and paddle.get_device() == "cpu":
         raise WrongOption("--amp needs a GPU")

@@ -41,6 +41,7 @@ def beginning(run: Run, saved: Saved | None) -> None:
         f"{args.num_epochs} epochs{f', ends at {args.max_steps:,}' if args.max_steps else ''}",
         "model": f"{args.model} of width {args.scale:g}, {_size(run.model):,} parameters",
         "weights": str(saved.folder if saved else args.pretrained_model or weights),
+        **({"teacher": args.teacher} if args.teacher else {}),
         "pruned": _what_is_pruned(run),
         "saved in": args.model_path,
     }
@@ -119,6 +120,9 @@ def epoch(run: Run, record: dict) -> None:
         f"sparsity {record['sparsity']:.4f}/{record['prunable_sparsity']:.4f} "
         f"{record['seconds']:.0f} s"
     )
+    average = {name: record.get(f"average_{name}") for name in run.task.MEASURED}
+    if averaged := listed(average, run.task.MEASURED):
+        say(f"epoch {record['epoch']} average test {averaged.rstrip()}")
     _warn_of_lost_channels(run)
     _warn_of_learning_rate(run)
 

@@ -13,7 +13,7 @@ import paddle.distributed as dist
 
 from tasks.lines import shortened
 from training import checkpoint, folders, pruning, ranks
-from training.folders import MASKS, OPTIMIZER
+from training.folders import AVERAGE, MASKS, OPTIMIZER
 from training.run import Run
 from training.train_state import Saved
 
@@ -23,7 +23,8 @@ LASTING = """
     l2_decay momentum_rate pruning_mode ratio threshold static_masks prune_params_type
     local_sparsity sparse_block distribution prune_period pruning_strategy image_size train_sizes
     augmentation mixup_epochs fast_convolutions min_layer_density min_channel_density
-    freeze_masks_epoch
+    freeze_masks_epoch teacher_sha256 distill_temperature distill_weight label_smoothing ema
+    recalibrate_bn
 """.split()  # noqa: SIM905
 # Of those that a checkpoint may not have yet: what it was trained with, and goes on with.
 BEFORE = {
@@ -32,6 +33,12 @@ BEFORE = {
     "min_layer_density": 0.0,
     "min_channel_density": 0.0,
     "freeze_masks_epoch": None,
+    "teacher_sha256": None,
+    "distill_temperature": 4.0,
+    "distill_weight": 0.5,
+    "label_smoothing": 0.0,
+    "ema": None,
+    "recalibrate_bn": 0,
 }
 
 
@@ -96,7 +103,16 @@ def different_options(args: argparse.Namespace, saved: dict) -> list[str]:
     if args.pruning_strategy == "gmp":
         names += pruning.GMP_OPTIONS
     names = [n for n in names if n in saved and not same(saved[n], vars(args)[n])]
-    return [f"no --{n}" if saved[n] is None else f"--{n} {saved[n]}" for n in names]
+    return [shown(name, saved) for name in names]
+
+
+def shown(name: str, saved: dict) -> str:
+    """A saved option as on a command line."""
+    if saved[name] is None:
+        return f"no --{name}".replace("_sha256", "")
+    if name != "teacher_sha256":
+        return f"--{name} {saved[name]}"
+    return f"--teacher {saved.get('teacher')}, whose SHA-256 was {saved[name][:12]}..."
 
 
 def same(a, b) -> bool:
@@ -154,13 +170,16 @@ def position(args, saved: Saved, steps_per_epoch: int) -> dict:
 
 
 def restore(run: Run, saved: Saved) -> None:
-    """Optimizer and masks of the checkpoint, of whose weights and position the run is.
+    """Optimizer, masks and average of the checkpoint, of whose weights and position the run is.
 
     Learning rate, threshold and ratio follow from the options and the step.
 
     Raises:
         FileNotFoundError, ValueError: files are damaged, or not of this model.
     """
+    if run.average is not None and saved.options.get("ema") is not None:
+        path = folders.find_weights(saved.folder, AVERAGE)
+        checkpoint.load_weights(run.average.network, path, saved)
     checkpoint.load_optimizer(saved.folder / OPTIMIZER, run)
     if run.pruner is not None:
         _restore_pruner(run, saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import platform
 import time
@@ -18,10 +19,13 @@ from paddle.optimizer import lr
 from tqdm import tqdm
 
 from readers.loader import Loader
+from tasks.lines import say
 from tasks.measure import summarize
-from training import ranks
+from training import batch_norm, ranks
+from training.averaging import Average
 from training.folders import checkpoint_name
-from training.stopping import StopSignals
+from training.objective import Objective
+from training.stopping import StopSignals, check_stopped
 from training.train_state import Saved
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity
 
@@ -34,16 +38,19 @@ class Run:
 
     args: argparse.Namespace
     task: ModuleType  # of tasks/
+    objective: Objective
     model: paddle.nn.Layer
     network: paddle.nn.Layer  # the model, or its DataParallel wrapper
     opt: paddle.optimizer.Optimizer
     schedule: lr.LRScheduler  # steps once a batch
     scaler: paddle.amp.GradScaler
     pruner: UnstructuredPruner | None
+    average: Average | None
     train_loader: Loader
     val_loader: Loader
     seed: int  # of order, augmentation and dropout
     started_from: str | None = None  # see initial.starting_weights()
+    statistics: dict | None = None  # of batch norm before they were measured anew, by network
     stop: StopSignals = field(default_factory=StopSignals)
     bar: tqdm | None = None
     first_losses: list | None = None  # of a training that starts from trained weights
@@ -60,6 +67,11 @@ class Run:
     first_step: int = 0  # `step` when this process began with the epoch
     started: float = 0.0  # time.perf_counter() at that moment
     seconds_reading: float = 0.0  # since then, of waiting for pictures
+
+    @property
+    def networks(self) -> dict[str, paddle.nn.Layer]:
+        """What is tested and saved, by what is put before the names of its results."""
+        return {"": self.model, **({"average_": self.average.network} if self.average else {})}
 
     @property
     def batch(self) -> int:
@@ -126,19 +138,49 @@ class Run:
         seconds = time.perf_counter() - self.started
         if self.pruner is not None:
             ranks.check_same_masks(self.pruner, self.step)
-        ranks.share_buffers(self.model)
+        for network in self.networks.values():
+            ranks.share_buffers(network)
         images = (self.step - self.first_step) * saved.global_batch
         return {
             "epoch": self.epoch,
             "lr": self.epoch_lr,
             "train_loss": summarize(np.sum(saved.totals, 0), self.task.COUNTED)["loss"],
-            **dict.fromkeys(self.task.MEASURED),
+            **dict.fromkeys(p + name for p in self.networks for name in self.task.MEASURED),
             "sparsity": saved.sparsity,
             "prunable_sparsity": saved.prunable_sparsity,
             "threshold": saved.threshold,
             "images_per_sec": images / seconds,
             "seconds": seconds,
         }
+
+    def recalibrate(self) -> None:
+        """After the last epoch batch norm's statistics are measured anew, with --recalibrate_bn.
+
+        Those that a longer training would go on with are kept for the checkpoint. To be called by
+        all ranks.
+
+        Raises:
+            Stopped: a signal came; nothing has changed.
+        """
+        batches = min(self.args.recalibrate_bn, len(self.train_loader))
+        if batches == 0 or not self.ends:
+            return
+        if self.epoch < self.args.num_epochs - 1 or not self.epoch_finished:
+            say("--recalibrate_bn is for the end of the last epoch, which --max_steps is before")
+            return
+        if not batch_norm.layers_of(self.model):
+            say(f"--recalibrate_bn: {self.args.model} has no batch norm")
+            return
+        before = {
+            prefix: {n: value.numpy() for n, value in batch_norm.statistics_of(network).items()}
+            for prefix, network in self.networks.items()
+        }
+        self.train_loader.dataset.epoch = self.epoch
+        self.train_loader.batch_sampler.set_epoch(self.epoch)
+        first = itertools.islice(self.train_loader, batches)
+        batch_norm.measure(list(self.networks.values()), first, lambda: check_stopped(self))
+        self.statistics = before
+        say(f"batch norm's statistics were measured anew over {batches} batches")
 
     def is_best(self, record: dict) -> bool:
         """Whether the weights are better than all before; remembers their result if so."""

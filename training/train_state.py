@@ -176,6 +176,7 @@ OPTIONS = {
     "num_classes": lambda value: type(value) is int and 1 <= value < MAX_CLASSES,
     "scale": lambda value: _is_number(value) and 0.001 <= value <= 1000,
     "image_size": _or_none(lambda value: type(value) is int and 1 <= value <= 4096),
+    "teacher_sha256": _or_none(_is_a(str)),
     "initial_ratio": _or_none(lambda value: _is_number(value) and 0 <= value <= 1),
     "fast_convolutions": _is_a(bool),
     "classes": _or_none(

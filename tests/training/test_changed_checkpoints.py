@@ -33,8 +33,8 @@ def tiny(tmp_path_factory):
     args = types.SimpleNamespace(model_path=folder, format="pdparams", amp=False, keep=None)
     options = {"pruning_mode": "ratio"}
     saved = train_state.Saved(folder / "epoch-0", options, epoch=0, step=1, finished=True)
-    run = types.SimpleNamespace(args=args, model=model, opt=opt, pruner=pruner,
-                                state=lambda finished: saved)  # fmt: skip
+    run = types.SimpleNamespace(args=args, model=model, opt=opt, pruner=pruner, average=None,
+                                statistics=None, state=lambda finished: saved)  # fmt: skip
     checkpoint.save(run, finished=True)
     save_file({k: v.numpy() for k, v in model.state_dict().items()}, folder / "a.safetensors")
     files = {path.name: path.read_bytes() for path in (folder / "epoch-0").iterdir()}

@@ -14,7 +14,7 @@ from conftest import error_line, metrics, weights
 
 import train
 from training import checkpoint, folders, train_state
-from training.folders import BEST, MASKS, METRICS, OPTIMIZER, STATE, WEIGHTS
+from training.folders import AVERAGE, BEST, MASKS, METRICS, OPTIMIZER, STATE, WEIGHTS
 
 
 def test_latest_starts_where_there_is_nothing(small, tmp_path):
@@ -60,11 +60,11 @@ def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     data = ["--data", "digits", "--num_workers", "0", "--use_gpu", "false"]
     train.main([*data, "--scale", "0.25", "--batch_size", "700", "--num_epochs", "2",
-                "--model_period", "1", "--model_path", str(folder)])  # fmt: skip
+                "--ema", "0.9", "--model_period", "1", "--model_path", str(folder)])  # fmt: skip
     return folder
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, MASKS, STATE])
+@pytest.mark.parametrize("name", [WEIGHTS, AVERAGE, OPTIMIZER, MASKS, STATE])
 def test_every_damage_to_a_file_is_found_and_named(name, saved):
     path = saved / "epoch-1" / name
     data = path.read_bytes()

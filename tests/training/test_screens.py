@@ -111,12 +111,13 @@ def test_lines_fit_100_columns(capsys, tmp_path):
             seconds_reading=0.0, started=time.perf_counter() - 20018 * 256 / 12345.6,
         )  # fmt: skip
         report.steps(run)
-        tested = dict.fromkeys(task.MEASURED, 0.98765)
+        measured = [f"{of}{name}" for of in ("", "average_") for name in task.MEASURED]
+        tested = dict.fromkeys(measured, 0.98765)
         record = {"epoch": 119, "train_loss": 9.8765, "sparsity": 0.98765, "seconds": 12345.6,
                   "prunable_sparsity": 0.98765, **tested}  # fmt: skip
         report.epoch(run, record)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert max(map(len, lines)) <= 100
     for text in (train.parse, evaluate.parse, export.parse):
         with pytest.raises(SystemExit):

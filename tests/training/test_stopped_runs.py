@@ -46,6 +46,26 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
     assert_same_end(whole, stopped)
 
 
+def test_a_training_stopped_in_its_last_test_ends_with_its_momentum(
+    small, tmp_path, monkeypatch, terminal
+):
+    """It takes no step after it is resumed."""
+    common = [*small, "--num_epochs", "1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train.main([*common, "--model_path", str(whole)])
+
+    def interrupted(*args, evaluate=train.evaluate):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*args)
+
+    monkeypatch.setattr(train, "evaluate", interrupted)
+    with pytest.raises(SystemExit):
+        train.main([*common, "--model_path", str(stopped)])
+    monkeypatch.undo()
+    train.main([*common, "--model_path", str(stopped), "--resume_epoch", "latest"])
+    assert_same_end(whole, stopped)
+
+
 def started(folder, *options) -> subprocess.Popen:
     """A training in a process group of its own, once it has printed the line of two steps."""
     run = subprocess.Popen(
