@@ -52,6 +52,15 @@ def test_results_and_gradients_are_those_of_paddle(name):
         np.testing.assert_allclose(other, own, rtol=1e-5, atol=1e-4)
 
 
+def test_a_copy_computes_with_its_own_weights():
+    layer, images = layer_and_images("1x1")
+    convolutions.use_fast(layer)
+    copied = copy.deepcopy(layer)
+    copied.weight.set_value(paddle.zeros_like(copied.weight))
+    assert not copied(images).any()
+    assert layer(images).any()
+
+
 @pytest.mark.parametrize(
     ("compute", "size", "stride", "pictures", "fast"),
     [

@@ -113,7 +113,7 @@ def test_weights_that_are_sparser_than_the_target(small, pruned, tmp_path, capsy
                 "--pruning_steps", "2", "--num_epochs", "2", "--pretrained_model", str(pruned),
                 "--model_path", str(tmp_path)])  # fmt: skip
     assert "are 50.00% sparse: gmp starts at 25.00%" in capsys.readouterr().out
-    assert metrics(tmp_path)[0]["prunable_sparsity"] == pytest.approx(0.25, abs=1e-5)
+    assert metrics(tmp_path)[0]["prunable_sparsity"] == pytest.approx(0.25, abs=1e-3)
 
 
 def test_gmp_from_dense_weights(small, tmp_path, capsys):

@@ -30,7 +30,8 @@ from training import report
 WEIGHTS = "model-pruned.pdparams"
 
 
-def test_a_training_in_a_pipe(small, tmp_path, capsys):
+def test_a_training_in_a_pipe(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "fast_products", dict)  # whatever the processor
     folder = tmp_path / "it's here"
     train.main([*small, "--num_epochs", "2", "--model_period", "1", "--test_period", "2",
                 "--log_period", "1", "--model_path", str(folder)])  # fmt: skip
@@ -61,6 +62,18 @@ def test_a_training_in_a_pipe(small, tmp_path, capsys):
     top1 = metrics(folder)[-1]["top1"]
     assert done.stdout.startswith(f"top1 {top1:.4f} ")
     assert done.stderr == ""
+
+
+def test_what_makes_a_processor_fast_is_told(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "fast_products", lambda: {"MKL_DEBUG_CPU_TYPE": "5"})
+    common = [*small, "--num_epochs", "1", "--max_steps", "1", "--model_path"]
+    for value in (None, "7"):
+        monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+        if value:
+            monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", value)
+        train.main([*common, str(tmp_path / str(value))])
+        device = capsys.readouterr().out.splitlines()[0]
+        assert device.endswith("; `MKL_DEBUG_CPU_TYPE=5 python ...` is faster on it") != bool(value)
 
 
 def test_the_start_tells_what_is_pruned_and_where_it_begins(small, tmp_path, capsys):
