@@ -114,10 +114,7 @@ def train_epoch(run: Run) -> None:
 
 
 def test(run: Run) -> dict[str, float]:
-    """What the task measures over the test data, without what is NaN or infinite.
-
-    Of the average of --ema, too, as `average_top1` and the like.
-    """
+    """What the task measures over the test data, also of --ema's average; what is finite of it."""
     found = {}
     with evaluation_errors():
         for prefix, network in run.networks.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from training.command_line import Parser, WrongOption, number
+from training.command_line import Parser, number, refuse_given
 
 OF_CLASSIFIERS = ["teacher", "label_smoothing"]
 OF_TEACHER = ["distill_temperature", "distill_weight"]
@@ -31,18 +31,9 @@ def add_options(parser: Parser) -> None:
 
 
 def check(args: argparse.Namespace, defaults: dict) -> None:
-    """
-    Args:
-        defaults: of all options, by name.
-
-    Raises:
-        WrongOption: options do not go together.
-    """
-
-    def given(names: list[str]) -> str:
-        return ", ".join(f"--{name}" for name in names if getattr(args, name) != defaults[name])
-
-    if args.data == "voc" and (names := given(OF_CLASSIFIERS)):
-        raise WrongOption(f"{names}: this is for classifiers, not for --data voc")
-    if args.teacher is None and (names := given(OF_TEACHER)):
-        raise WrongOption(f"{names}: this needs --teacher")
+    """As options.check_training()."""
+    if args.data == "voc":
+        why = "this is for classifiers, not for --data voc"
+        refuse_given(args, defaults, OF_CLASSIFIERS, why)
+    if args.teacher is None:
+        refuse_given(args, defaults, OF_TEACHER, "this needs --teacher")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import product
 
 import numpy as np
 import paddle
@@ -26,7 +27,8 @@ FAULT = "batch norm"  # none: a network of one
 def common(cifar_dir, tmp_path_factory) -> list[str]:
     """Options of 5 steps an epoch, together with --batch_size 4 of two processes."""
     data = ["--data_dir", str(cifar_dir), "--use_pretrained", "false", "--num_workers", "0",
-            "--use_gpu", "false", "--test_period", "1", "--model_period", "1"]  # fmt: skip
+            "--use_gpu", "false", "--test_period", "1", "--model_period", "1",
+            "--batch_size_for_validation", "3"]  # fmt: skip
     teacher = tmp_path_factory.mktemp("teacher")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classification, "make_model", normed)
@@ -68,14 +70,15 @@ def test_statistics_are_the_means_over_batches_and_ranks(two, cifar_dir):
 
 def test_two_processes_measure_what_one_does(two, cifar_dir, capsys, monkeypatch):
     monkeypatch.setattr(classification, "make_model", normed)
-    record = metrics(two / "models")[1]
-    for name, of in ((WEIGHTS, ""), (AVERAGE, "average_")):
+    records = metrics(two / "models")
+    for epoch, (name, of) in product((0, 1), ((WEIGHTS, ""), (AVERAGE, "average_"))):
         capsys.readouterr()
+        path = two / "models" / f"epoch-{epoch}" / name
         evaluate.main(["--data_dir", str(cifar_dir), "--num_workers", "0", "--json",
-                       "--pruned_model", str(two / "models" / name)])  # fmt: skip
+                       "--pruned_model", str(path)])  # fmt: skip
         measured = json.loads(capsys.readouterr().out)
-        assert measured["top1"] == record[f"{of}top1"]
-        assert measured["loss"] == pytest.approx(record[f"{of}loss"], rel=1e-6)
+        assert measured["top1"] == records[epoch][f"{of}top1"]
+        assert measured["loss"] == pytest.approx(records[epoch][f"{of}loss"], rel=1e-6)
 
 
 def test_two_processes_go_on_inside_an_epoch(common, two, tmp_path):

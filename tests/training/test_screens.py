@@ -250,6 +250,7 @@ def test_too_high_a_learning_rate_is_said_once(losses, small, tmp_path, capsys, 
     assert warned(*new, *epochs) == (losses is RUINED)
     gmp = ["--pruning_strategy", "gmp", "--pruning_epochs", "2", "--pruning_steps", "2"]
     assert warned(*new, *epochs, *gmp) == 0  # its ratio rises, too
+    assert warned(*new, *epochs, "--teacher", first) == 0  # what it adds is no cross entropy
     assert warned(*new, "--resume_epoch", "8", "--num_epochs", "18") == 0  # goes on
 
 
