@@ -17,7 +17,7 @@ from scipy import stats
 
 from imagenet_reader import ImageNetDataset
 from readers.small_images import Cifar10, FashionMNIST
-from results import experiments, folders, plots, rigl, tables
+from results import deployed, experiments, folders, plots, rigl, tables
 from results.rows import DATA, ROWS
 
 SMALL = ["--data", "digits", "--scale", "0.1", "--batch_size", "256"]
@@ -227,6 +227,24 @@ def test_pictures_of_experiments(tmp_path, monkeypatch):
     plots.draw_deployed(runs, deployed, tmp_path)
     offsets = [axis.collections[1].get_offsets()[0] for axis in figures["deployed"].axes]
     assert [tuple(offset) for offset in offsets] == [(3.0, 0.87), (2.0, 0.87)]
+
+
+def test_what_pruning_buys(results, capsys):
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DATA["digits"], "options", SMALL)
+        for _ in range(2):  # measured again, the lines take the places of the old ones
+            deployed.main(["--out", str(results), "--data", "digits", "--seconds", "0"])
+    lines = [json.loads(line) for line in (results / "deployed.jsonl").read_text().splitlines()]
+    found = {(line["row"], line["runtime"]): line for line in lines}
+    assert list(found) == [
+        ("digits-dense", "sparse"), ("digits-control", "sparse"), ("digits-control", "onnx"),
+        ("digits-ratio-55", "sparse"),
+    ]  # fmt: skip
+    assert all(line["ms"] > 0 for line in lines)
+    sizes = {name: line["bytes"] for name, line in found.items()}
+    assert sizes["digits-ratio-55", "sparse"] < 0.7 * sizes["digits-control", "sparse"]
 
 
 def test_the_results_are_those_of_the_rows():
