@@ -209,7 +209,7 @@ def make_optimizer(args, model, schedule: lr.LRScheduler) -> paddle.optimizer.Op
 
 def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
     """The learning rate as a function of the step alone. (Paddle's cosine is a recursion.)"""
-    steps, hold = (epochs * steps_per_epoch for epochs in (args.num_epochs, args.hold_epochs))
+    steps, hold = (epochs * steps_per_epoch for epochs in (args.num_epochs, args.lr_hold_epochs))
     boundaries = [epoch * steps_per_epoch for epoch in args.step_epochs]
 
     def factor(step: int) -> float:

@@ -94,7 +94,7 @@ def same_rows(data: str, threshold_at: str, rise: int) -> list[Row]:
 
 NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
-TAUGHT = ["--hold_epochs", "8", "--teacher", "{dense}"]  # by the network that it starts from
+TAUGHT = ["--lr_hold_epochs", "8", "--teacher", "{dense}"]  # by the network that it starts from
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
 
 

@@ -188,7 +188,7 @@ def add_training_options(parser: Parser) -> None:
     add("--lr", type=number(float, 0), help=f"learning rate (default: {DEFAULTS['lr']})")
     add("--lr_strategy", choices=["piecewise_decay", "cosine_decay"], default="piecewise_decay",
         help="x0.1 at each of --step_epochs, or a cosine down to 0 (default: %(default)s)")
-    add("--hold_epochs", type=number(int, 0), default=0,
+    add("--lr_hold_epochs", type=number(int, 0), default=0,
         help="cosine_decay: epochs at --lr before the cosine begins (default: %(default)s)")
     add("--step_epochs", type=number(int, 1), nargs="+", metavar="EPOCH",
         help=f"(default: {' '.join(map(str, DEFAULTS['step_epochs']))})")
@@ -252,10 +252,10 @@ def check_training(args: argparse.Namespace, defaults: dict, chosen: list[str]) 
         raise WrongOption(f"argument --step_epochs: must increase, got {args.step_epochs}")
     if args.lr_strategy != "cosine_decay":
         why = "this needs --lr_strategy cosine_decay"
-        refuse_given(args, defaults, ["hold_epochs"], why)
-    if args.hold_epochs >= args.num_epochs:
+        refuse_given(args, defaults, ["lr_hold_epochs"], why)
+    if args.lr_hold_epochs >= args.num_epochs:
         raise WrongOption(
-            f"--hold_epochs {args.hold_epochs} leaves none of --num_epochs {args.num_epochs} for "
+            f"--lr_hold_epochs {args.lr_hold_epochs} leaves none of --num_epochs {args.num_epochs} for "
             "the cosine; lower it"
         )
     if args.train_sizes and args.train_sizes[0] > args.train_sizes[1]:

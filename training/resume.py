@@ -19,7 +19,7 @@ from training.train_state import Saved
 
 # Options that decide how a training goes on: a resumed run has to repeat them.
 LASTING = """
-    data model scale num_classes seed amp lr lr_strategy hold_epochs step_epochs warmup_steps
+    data model scale num_classes seed amp lr lr_strategy lr_hold_epochs step_epochs warmup_steps
     l2_decay momentum_rate pruning_mode ratio threshold static_masks prune_params_type
     local_sparsity sparse_block distribution prune_period pruning_strategy image_size train_sizes
     augmentation mixup_epochs fast_convolutions min_layer_density min_channel_density
@@ -29,7 +29,7 @@ LASTING = """
 # Of those that a checkpoint may not have yet: what it was trained with, and goes on with.
 BEFORE = {
     "fast_convolutions": False,
-    "hold_epochs": 0,
+    "lr_hold_epochs": 0,
     "min_layer_density": 0.0,
     "min_channel_density": 0.0,
     "freeze_masks_epoch": None,

@@ -188,7 +188,7 @@ def test_learning_rate_schedules_count_the_steps_of_the_loader(small, tmp_path):
     assert piecewise == pytest.approx([0.1, 0.01, 0.01, 0.001])
     cosine = rates("", "cosine_decay")
     assert cosine == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-4)
-    held = rates("", "cosine_decay", "--hold_epochs", "2")
+    held = rates("", "cosine_decay", "--lr_hold_epochs", "2")
     assert held == pytest.approx([0.1, 0.1, 0.1, 0.05])
     # Two steps an epoch: at the steps 0, 2, 4, 6 the rise to 5 stands at 1/5, 3/5, 1, 1.
     warm = [1 / 5, 3 / 5, 1, 1]

@@ -17,7 +17,7 @@ GMP = ["--pruning_strategy", "gmp", "--stable_epochs", "0", "--pruning_epochs", 
 RUNS = {
     "ratio": ["--pruning_mode", "ratio", "--step_epochs", "1", "2"],
     "threshold": ["--pruning_mode", "threshold", "--threshold", "0.05", "--num_workers", "2"],
-    "gmp": [*GMP, "--lr_strategy", "cosine_decay", "--hold_epochs", "1"],
+    "gmp": [*GMP, "--lr_strategy", "cosine_decay", "--lr_hold_epochs", "1"],
     "dropout": ["--model", "mobilenet_v2", "--prune_period", "2"],
     "floors": ["--ratio", "0.95", "--min_layer_density", "0.03", "--min_channel_density", "0.01"],
     "all but the floors": [
