@@ -255,8 +255,8 @@ def check_training(args: argparse.Namespace, defaults: dict, chosen: list[str]) 
         refuse_given(args, defaults, ["lr_hold_epochs"], why)
     if args.lr_hold_epochs >= args.num_epochs:
         raise WrongOption(
-            f"--lr_hold_epochs {args.lr_hold_epochs} leaves none of --num_epochs {args.num_epochs} for "
-            "the cosine; lower it"
+            f"--lr_hold_epochs {args.lr_hold_epochs} leaves none of --num_epochs {args.num_epochs} "
+            "for the cosine; lower it"
         )
     if args.train_sizes and args.train_sizes[0] > args.train_sizes[1]:
         raise WrongOption("argument --train_sizes: smallest first")
