@@ -215,8 +215,7 @@ def make_schedule(args, steps_per_epoch: int) -> lr.LRScheduler:
     def factor(step: int) -> float:
         warm = min(1.0, (step + 1) / args.warmup_steps) if args.warmup_steps else 1.0
         if args.lr_strategy == "cosine_decay":
-            progress = max(0, step - hold) / (steps - hold)
-            return warm * 0.5 * (1 + math.cos(math.pi * progress))
+            return warm * 0.5 * (1 + math.cos(math.pi * max(0, step - hold) / (steps - hold)))
         return warm * 0.1 ** sum(step >= boundary for boundary in boundaries)
 
     return lr.LambdaDecay(args.lr, factor)
@@ -230,9 +229,8 @@ def make_pruner(args, model, steps_per_epoch: int, pruner_class) -> Unstructured
         "local_sparsity": args.local_sparsity,
         "sparse_block": args.sparse_block,
         "distribution": args.distribution,
-        "min_layer_density": args.min_layer_density,
-        "min_channel_density": args.min_channel_density,
     }
+    which.update(initial.densities(args, model, **which))
     if args.pruning_strategy == "base":
         return pruner_class(
             model,

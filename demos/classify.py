@@ -35,7 +35,7 @@ def run(program: str, *options: str, shown: bool = True) -> str | None:
     """Runs a program of this project; returns what it printed, where that is not to be shown."""
     command = [sys.executable, str(ROOT / program), *map(str, options)]
     print("$ python", program, *options, flush=True)
-    environment = {**os.environ, **fast_products()}
+    environment = {**fast_products(), **os.environ}
     out = None if shown else subprocess.PIPE
     child = subprocess.Popen(command, stdout=out, text=True, env=environment)
     while True:

@@ -30,9 +30,11 @@ from training.options import parse_training
 
 
 def measure(out: Path, data: str, seconds: float) -> list[dict]:
-    suite = Suite(out, {}, Path())
+    suite = Suite(out, Path())
     rows = {row.full_name: suite.folder(row, 0) for row in ROWS if row.data == data}
     rows = {name: folder for name, folder in rows.items() if (folder / train_state.STATE).exists()}
+    if not rows:
+        raise ValueError(f"{out} has no trained network of {data}")
     with tempfile.TemporaryDirectory() as exports:
         forms, sizes = {}, {}
         for name, folder in rows.items():

@@ -30,7 +30,7 @@ from benchmarks.report import cpu_name, fast_products
 from readers.loader import available_cores
 from results import folders as data_folders
 from results.rows import COMMON, DATA, ROWS, Row
-from results.tables import table
+from results.tables import STUDENT, table
 from training import folders, train_state
 from training.command_line import number, one_line_errors
 
@@ -40,7 +40,6 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", **fast_products()}
 @dataclass
 class Suite:
     out: Path
-    sources: dict[str, Path]  # of the data sets
     weights: Path  # that Imagenette's dense network starts from
     epochs: int | None = None  # in place of the rows' own, for tests
     left_out: bool = False
@@ -51,7 +50,7 @@ class Suite:
         return self.out / "models" / f"{row.full_name}-seed{seed}"
 
     def data_folder(self, data: str) -> Path:
-        return self.out / "data" / data
+        return self.out / "data" / (f"{data}-left_out" if self.left_out else data)
 
     def command(self, row: Row, seed: int) -> list[str]:
         data = DATA[row.data]
@@ -73,11 +72,11 @@ class Suite:
     def run(self, row: Row, seed: int) -> None:
         """Trains, measures, and adds a line to runs.jsonl; nothing if it is there."""
         folder = self.folder(row, seed)
-        there = any((r["row"], r["seed"]) == (row.full_name, seed) for r in read_runs(self.out))
+        command = self.command(row, seed)
+        there = self.is_recorded(row, seed, ["python", *command])
         if there and not row.is_start:
             print(f"{row.full_name}, seed {seed}: is in {self.out / 'runs.jsonl'}\n", end="")
             return
-        command = self.command(row, seed)
         print("$ python", *command, flush=True)
         whole = not folder.exists()
         record = {
@@ -118,6 +117,18 @@ class Suite:
             "bytes": path.stat().st_size,
             "versions": saved.versions,
         })  # fmt: skip
+
+    def is_recorded(self, row: Row, seed: int, command: list[str]) -> bool:
+        """Whether it ran before. Raises ValueError: another command stands under its name."""
+        for run in read_runs(self.out):
+            if (run["row"], run["seed"]) == (row.full_name, seed):
+                if run["command"] != command:
+                    raise ValueError(
+                        f"{self.out / 'runs.jsonl'} has {row.full_name} by another command; give "
+                        "another --out"
+                    )
+                return True
+        return False
 
     def add(self, record: dict) -> None:
         path, part = self.out / "runs.jsonl", self.out / ".runs.part"
@@ -191,7 +202,7 @@ def main(argv=None) -> None:
         help="that imagenette-dense starts from (default: %(default)s)",
     )
     add("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
-    add("--seeds", type=number(int, 1), help="of each row (default: 3 or 1)")
+    add("--seeds", type=number(int, 1, max(STUDENT)), help="of each row (default: 3 or 1)")
     add("--left_out", action="store_true", help="measure on training pictures that are left out")
     add("--more", nargs=argparse.REMAINDER, default=[], help="options for train.py, at the end")
     add(
@@ -203,6 +214,7 @@ def main(argv=None) -> None:
     add("--epochs", type=number(int, 1), help=argparse.SUPPRESS)
     add("--table", action="store_true", help="draw the tables, run nothing")
     args = parser.parse_args(argv)
+    args.sources = {name: getattr(args, name) for name in data_folders.SOURCES}
     if not args.table:
         run_all(args)
     runs = read_runs(args.out)
@@ -213,13 +225,14 @@ def main(argv=None) -> None:
 
 
 def run_all(args) -> None:
-    sources = {name: getattr(args, name) for name in data_folders.SOURCES}
-    suite = Suite(args.out, sources, args.weights, args.epochs, args.left_out, args.more)
+    suite = Suite(args.out, args.weights, args.epochs, args.left_out, args.more)
     chosen = [row for row in ROWS if args.only is None or row.full_name in args.only]
     starts = {row.data: start_of(row) for row in chosen}
     for data in starts:
         if data in data_folders.MAKE:
-            data_folders.make(data, sources[data], suite.data_folder(data), args.left_out)
+            data_folders.make(data, args.sources[data], suite.data_folder(data), args.left_out)
+        elif args.left_out:
+            raise ValueError(f"of {data} nothing is left out; choose other rows by --only")
     rest = [row for row in chosen if not row.is_start]
     for rows in (starts.values(), rest):  # what others start from comes first
         runs = [(row, seed) for row in rows for seed in range(args.seeds or seeds_of(row, rest))]

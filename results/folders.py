@@ -1,7 +1,7 @@
 """The data that the experiments train on, laid out below --out.
 
-What rates and recipes were chosen on is a part of the training pictures, never the test pictures:
-with `left_out` that part stands where the test pictures do, and is trained on by nobody.
+Rates and recipes are chosen on a part of the training pictures, never on the test pictures: with
+`left_out` that part stands where the test pictures do, and nothing is trained on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 import tarfile
 from pathlib import Path
 
-from readers.small_images import Cifar10, FashionMNIST
+from readers.small_images import UNPACKED, Cifar10, FashionMNIST
 
 LISTS = Path(__file__).resolve().parent / "imagenette"  # of the pictures that were used
 SUBSET = 10_000  # training pictures of Fashion-MNIST
@@ -43,7 +43,8 @@ def cifar(source: Path, folder: Path, left_out: bool) -> None:
     name = "cifar-10-python.tar.gz"
     data = Cifar10(source, "train")  # downloads, or says what is missing
     if not left_out:
-        (folder / name).symlink_to((source / name).resolve())
+        there = name if (source / name).exists() else UNPACKED
+        (folder / there).symlink_to((source / there).resolve())
         return
     kept = len(data) - LEFT_OUT
     batches = {f"data_batch_{i + 1}": slice(i * kept // 5, (i + 1) * kept // 5) for i in range(5)}
@@ -57,7 +58,13 @@ def cifar(source: Path, folder: Path, left_out: bool) -> None:
 
 
 def fashion(source: Path, folder: Path, left_out: bool) -> None:
-    """Fashion-MNIST with its first 10,000 training pictures."""
+    """Fashion-MNIST with its first 10,000 training pictures.
+
+    Raises:
+        ValueError: left_out, of which it has none.
+    """
+    if left_out:
+        raise ValueError("of fashion nothing is left out; choose other rows by --only")
     FashionMNIST(source, "train"), FashionMNIST(source, "val")  # downloads, or says what is missing
     for (url, _), header, size in zip(FashionMNIST.train_files, (16, 8), (28 * 28, 1)):
         name = Path(url).name

@@ -107,14 +107,11 @@ def draw_layers(weights: dict[str, np.ndarray], out: Path) -> None:
     save(figure, out, "weights")
 
 
-SHOWN = ("imagenette", "cifar")  # in the pictures of experiments
-
-
 def draw_results(runs: list[dict], out: Path) -> None:
-    """Top-1 against measured sparsity, of each data set: means and ranges of the seeds."""
-    shown = [data for data in SHOWN if methods(runs, data)]
+    """Top-1 against measured sparsity, of the first two data sets: means and ranges of seeds."""
+    shown = [data for data in DATA if methods(runs, data)][:2]
     if not shown:
-        raise ValueError(f"there is no pruned run on {' or '.join(SHOWN)} yet")
+        raise ValueError("there is no pruned run yet")
     size = (6.5 * len(shown), 5)
     figure, axes = plt.subplots(1, len(shown), figsize=size, layout="constrained", squeeze=False)
     for axis, data in zip(axes[0], shown):
@@ -156,6 +153,8 @@ def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
     top1 = {run["row"]: run["top1"] for run in runs if run["seed"] == 0 and "diverged" not in run}
     rows = {row.full_name: row for row in ROWS}
     deployed = [record for record in deployed if record["row"] in top1]
+    data = rows[deployed[0]["row"]].data
+    deployed = [record for record in deployed if rows[record["row"]].data == data]
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
     names = {"ms": "milliseconds a picture, one thread", "bytes": "megabytes of the exported file"}
     for axis, (key, title) in zip(axes, names.items()):
@@ -170,15 +169,18 @@ def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
         axis.set_xlim(left=0)
         axis.yaxis.set_major_formatter(PERCENT)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("top-1 on Imagenette")
+    axes[0].set_ylabel(f"top-1 on {DATA[data].title}")
     save(figure, out, "deployed")
 
 
 def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
     """The sparsity of every layer under several rows, those of seed 0."""
+    runs = [run for run in runs if run["seed"] == 0 and run["row"] in names and "layers" in run]
+    if not runs:
+        return
     figure, axis = plt.subplots(figsize=(9, 6.5), layout="constrained")
     rows = {row.full_name: row for row in ROWS}
-    for run, marker in zip((r for r in runs if r["seed"] == 0 and r["row"] in names), "osD^"):
+    for run, marker in zip(runs, "osD^"):
         row = rows[run["row"]]
         layers = list(run["layers"])
         label = f"{row.method}, {row.target}"

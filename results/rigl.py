@@ -1,6 +1,9 @@
 """train.py with RigL, the pruner of docs/rigl.md, to compare it with the others.
 
-python -m results.rigl --data digits --ratio 0.9 --distribution erk --prune_period 50
+    python -m results.rigl 500 --data digits --ratio 0.9 --distribution erk --prune_period 50
+
+The first word is END, the steps until no mask moves. train.py gives a pruner no optimizer: weights
+come back with the momentum that they gathered while they were masked.
 """
 
 from __future__ import annotations
@@ -36,4 +39,5 @@ class RigLPruner(UnstructuredPruner):
 
 
 if __name__ == "__main__":
+    RigLPruner.END = int(sys.argv.pop(1))
     sys.exit(train.main(pruner_class=RigLPruner))

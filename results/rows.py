@@ -96,13 +96,11 @@ NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
 TAUGHT = ["--lr_hold_epochs", "8", "--teacher", "{dense}"]  # by the network that it starts from
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
-
-
 RIGL = [*ERK, "--prune_period", "50"]
 
 
 def imagenette(name: str, method: str, target: str, lr: str, options: list[str], seeds: int = 1):
-    program = "-m results.rigl" if method == "RigL" else "train.py"
+    program = "-m results.rigl 1260" if method == "RigL" else "train.py"
     return Row("imagenette", name, method, target, [*options, "--lr", lr], program, seeds)
 
 
@@ -137,7 +135,7 @@ ROWS = [
         program="-m results.random_pruning"),
     Row("fashion", "block-75", "ratio, blocks of 4x1", "75%",
         ratio("0.75", "--sparse_block", "4", "1")),
-    Row("fashion", "rigl-90", "RigL", "90%", ratio("0.9", *RIGL), program="-m results.rigl"),
+    Row("fashion", "rigl-90", "RigL", "90%", ratio("0.9", *RIGL), program="-m results.rigl 585"),
     Row("fashion", "gmp-90", "GMP", "90%", gmp("0.9", 3)),
     Row("fashion", "gmp-95", "GMP", "95%", gmp("0.95", 3)),
     Row("fashion", "no-floor-95", "GMP, no floor", "95%", gmp("0.95", 3, *NO_FLOOR)),

@@ -81,9 +81,14 @@ def evaluate(model, loader: Loader, metric, after_batch=lambda: None) -> dict:
             after_batch()
     except (ValueError, OSError) as error:
         fault = error
+    raise_on_all_ranks(fault)
+    return metric.result()
+
+
+def raise_on_all_ranks(fault: Exception | None) -> None:
+    """What one rank met while it read. To be called by all, also after a fault: the others wait."""
     faults = paddle.to_tensor([int(fault is not None)], dtype="int64")
-    if dist.get_world_size() > 1:  # also after a fault: the other ranks wait
+    if dist.get_world_size() > 1:
         dist.all_reduce(faults)
     if int(faults[0]):
-        raise fault or ValueError("another process could not read its test data: see its log")
-    return metric.result()
+        raise fault or ValueError("another process could not read its data: see its log")

@@ -35,7 +35,11 @@ class Average:
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, average in self.tensors.items():
-            change = self.newest[name].astype("float32") - average
+            newest = self.newest[name]
+            if not newest.is_floating_point():  # a counter
+                paddle.assign(newest, output=average)
+                continue
+            change = newest.astype("float32") - average
             paddle.assign(average + (1 - decay) * change, output=average)
             if name in masks:
                 masking.place_of(average).zero_masked(average, masks[name])

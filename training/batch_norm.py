@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from tasks.measure import raise_on_all_ranks
 from training import ranks
 
 KINDS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
@@ -42,17 +43,25 @@ def measure(
 
     Args:
         batches: lists that begin with images, float32 [N, C, H, W]; as many on every rank.
-        after_batch: called after each.
+        after_batch: called after each; what it raises, other than ValueError and OSError, ends it.
+
+    Raises:
+        ValueError, OSError: on every rank, if a picture of one of them could not be read.
     """
     measured = [copy.deepcopy(network) for network in networks]
     for network in measured:
         network.eval()
-    for done, (images, *_) in enumerate(batches):
-        for network in measured:
-            for layer in layers_of(network).values():
-                layer.training, layer._momentum = True, done / (done + 1)  # the mean so far
-            network(images)
-        after_batch()
+    fault = None
+    try:
+        for done, (images, *_) in enumerate(batches):
+            for network in measured:
+                for layer in layers_of(network).values():
+                    layer.training, layer._momentum = True, done / (done + 1)  # the mean so far
+                network(images)
+            after_batch()
+    except (ValueError, OSError) as error:
+        fault = error
+    raise_on_all_ranks(fault)
     for network, copied in zip(networks, measured):
         found = statistics_of(copied)
         for name, value in statistics_of(network).items():

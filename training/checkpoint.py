@@ -217,6 +217,8 @@ def load_optimizer(path: Path, run) -> None:
     if scale and run.args.amp:
         run.scaler.load_state_dict(scale)
     statistics = accumulators.pop("BatchNorm", {})
+    if type(statistics) is not dict:
+        raise ValueError(f"{path}: BatchNorm is no dict")
     for prefix in [p for p in run.networks if p in statistics]:
         try:
             batch_norm.restore(run.networks[prefix], statistics[prefix])

@@ -9,7 +9,7 @@ from functools import partial
 
 from tasks import TASKS
 from tasks.lines import not_loaded, say, warn
-from training import checkpoint, folders, train_state
+from training import checkpoint, folders, pruning, train_state
 from training.train_state import Saved
 from unstructured_pruner import UnstructuredPruner
 
@@ -74,6 +74,29 @@ def gmp_ratio(args, model, **which_weights) -> float:
     elif pruner.distribution != "global" or pruner.sparse_block != [1, 1]:
         warn("if other layers or blocks of them are zero than are to be pruned, some come back")
     return initial_ratio
+
+
+def densities(args, model, **which_weights) -> dict[str, float]:
+    """The floors of the pruner. gmp's defaults give way, with a line, to a ratio that is too high.
+
+    Raises:
+        ValueError: the ratio cannot be met with a floor that was given.
+    """
+    given = {name: getattr(args, name) for name in pruning.GMP_DENSITIES if getattr(args, name)}
+    missing = [name for name in pruning.GMP_DENSITIES if getattr(args, name) is None]
+    gmp = args.pruning_strategy == "gmp" and args.sparse_block == [1, 1]
+    floors = {name: pruning.GMP_DENSITIES[name] for name in missing if gmp}
+    try:
+        if floors:
+            UnstructuredPruner(model, "ratio", ratio=args.ratio, **which_weights, **given, **floors)
+    except ValueError as error:
+        if "cannot be met" not in str(error):
+            raise
+        say(f"gmp's default floors are left out: {error}")
+        floors = {}
+    for name in missing:
+        setattr(args, name, floors.get(name, 0.0))
+    return {**given, **floors}
 
 
 def prepare(run) -> None:

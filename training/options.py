@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from training import accuracy, pruning
+from training import aids, pruning
 from training.command_line import Parser, WrongOption, boolean, number, refuse_given
 
 DETECTORS = ["yolov3"]
@@ -233,7 +233,7 @@ def add_training_options(parser: Parser) -> None:
         help="on the CPU: other operators of Paddle for convolutions of small pictures; results "
         "differ in their last digits (default: true; of a resumed run as before)")
     # fmt: on
-    accuracy.add_options(parser)
+    aids.add_options(parser)
 
 
 def check_training(args: argparse.Namespace, defaults: dict, chosen: list[str]) -> None:
@@ -264,7 +264,7 @@ def check_training(args: argparse.Namespace, defaults: dict, chosen: list[str]) 
         refuse_given(args, defaults, ["mixup_epochs"], "this needs --augmentation full")
     if args.use_pretrained and args.pretrained_model:
         raise WrongOption("--use_pretrained and --pretrained_model exclude each other")
-    accuracy.check(args, defaults)
+    aids.check(args, defaults)
 
 
 def add_evaluation_options(parser: Parser) -> None:

@@ -33,7 +33,13 @@ def set_up_process(args) -> None:
     args.num_classes = args.num_classes or TASKS[args.data].num_classes(args)
     args.teacher_sha256 = None  # of its weights, by which a resumed run knows it
     if args.teacher is not None:
-        args.teacher_sha256 = train_state.sha256(folders.find_weights(args.teacher))
+        weights = folders.find_weights(args.teacher).resolve()
+        if weights.is_relative_to(Path(args.model_path).resolve()):
+            raise WrongOption(
+                f"--teacher {args.teacher} lies in --model_path {args.model_path}, where a new "
+                "training moves it; give another --model_path"
+            )
+        args.teacher_sha256 = train_state.sha256(weights)
     set_device(args.use_gpu)
     if args.amp and paddle.get_device() == "cpu":
         raise WrongOption("--amp needs a GPU")

@@ -7,7 +7,7 @@ import argparse
 from training.command_line import Parser, WrongOption, boolean, number, refuse_given
 
 DEFAULTS = {"ratio": 0.55, "threshold": 0.01}
-# Where they are not given, of gmp; others have 0.
+# Where they are not given, of gmp; others have 0. See initial.densities().
 GMP_DENSITIES = {"min_layer_density": 0.01, "min_channel_density": 0.001}
 GMP_OPTIONS = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
 
@@ -77,6 +77,11 @@ def check(args: argparse.Namespace, defaults: dict, chosen: list[str]) -> None:
         refuse(["threshold"], "this needs --pruning_mode threshold")
     if args.pruning_mode == "threshold":
         refuse(["ratio"], "this needs --pruning_mode ratio")
+    if args.freeze_masks_epoch is not None and args.freeze_masks_epoch >= args.num_epochs:
+        raise WrongOption(
+            f"--freeze_masks_epoch {args.freeze_masks_epoch} is after the last epoch of "
+            f"--num_epochs {args.num_epochs}; lower it"
+        )
     if isinstance(args.distribution, dict):
         refuse(["ratio"], "it follows from the ratios of --distribution")
     if args.sparse_block != [1, 1]:
@@ -103,14 +108,6 @@ def check(args: argparse.Namespace, defaults: dict, chosen: list[str]) -> None:
                 f"--freeze_masks_epoch {args.freeze_masks_epoch}: the masks are at --ratio in "
                 f"epoch {reached}, the end of the rise; give {reached + 1} or more"
             )
-
-
-def fill_in_densities(args: argparse.Namespace) -> None:
-    """Their defaults, which wait until it is known that no checkpoint has other ones."""
-    gmp = args.pruning_strategy == "gmp" and args.sparse_block == [1, 1]
-    for name, density in GMP_DENSITIES.items():
-        if getattr(args, name) is None:
-            setattr(args, name, density if gmp else 0.0)
 
 
 def distribution(text: str) -> str | dict[str, float]:

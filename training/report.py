@@ -65,10 +65,13 @@ def _what_is_pruned(run: Run) -> str:
     )
     if args.static_masks:
         return f"what is 0, {pruner.prunable_sparsity():.2%} {of}"
-    if args.pruning_mode == "threshold":
-        return f"what is smaller than {args.threshold:g}, {of}"
     by_pattern = isinstance(pruner.distribution, dict)
     how = ", by pattern" if by_pattern else f", {pruner.distribution}".replace(", global", "")
+    if args.min_layer_density or args.min_channel_density:
+        layer, channel = args.min_layer_density, args.min_channel_density
+        how += f"; at least {layer:.2%} of a layer and {channel:.2%} of a channel stay"
+    if args.pruning_mode == "threshold":
+        return f"what is smaller than {args.threshold:g}, {of}{how}"
     if args.pruning_strategy == "gmp":
         return f"{args.initial_ratio:.2%} rising to {pruner.target_ratio:.2%} {of}{how}"
     return f"{pruner.ratio:.2%} {of}{how}"

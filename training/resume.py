@@ -75,18 +75,18 @@ def find(args) -> Saved | None:
 
 
 def fill_in(args, saved: Saved | None) -> None:
-    """Sets options that were not given, and so are None."""
+    """Sets options that were not given, and so are None, to the checkpoint's."""
     if saved:
-        for name in BEFORE.keys() - saved.options.keys():
+        options = {**BEFORE, **saved.options}
+        for name in ("fast_convolutions", *pruning.GMP_DENSITIES):
             if getattr(args, name) is None:
-                setattr(args, name, BEFORE[name])
-        if args.initial_ratio is None and saved.options.get("pruning_strategy") == "gmp":
-            initial = saved.options.get("initial_ratio", 0.15)
+                setattr(args, name, options[name])
+        if args.initial_ratio is None and options.get("pruning_strategy") == "gmp":
+            initial = options.get("initial_ratio", 0.15)
             if not args.force or initial <= args.ratio:
                 args.initial_ratio = initial
-    if args.fast_convolutions is None:
-        args.fast_convolutions = not saved or saved.options["fast_convolutions"]
-    pruning.fill_in_densities(args)
+    elif args.fast_convolutions is None:
+        args.fast_convolutions = True
 
 
 def different_options(args: argparse.Namespace, saved: dict) -> list[str]:

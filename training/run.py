@@ -25,7 +25,7 @@ from training import batch_norm, ranks
 from training.averaging import Average
 from training.folders import checkpoint_name
 from training.objective import Objective
-from training.stopping import StopSignals, check_stopped
+from training.stopping import StopSignals, check_stopped, evaluation_errors
 from training.train_state import Saved
 from unstructured_pruner import UnstructuredPruner, prunable_parameters, sparsity
 
@@ -178,7 +178,9 @@ class Run:
         self.train_loader.dataset.epoch = self.epoch
         self.train_loader.batch_sampler.set_epoch(self.epoch)
         first = itertools.islice(self.train_loader, batches)
-        batch_norm.measure(list(self.networks.values()), first, lambda: check_stopped(self))
+        with evaluation_errors():
+            networks = list(self.networks.values())
+            batch_norm.measure(networks, first, lambda: check_stopped(self))
         self.statistics = before
         say(f"batch norm's statistics were measured anew over {batches} batches")
 

@@ -52,7 +52,9 @@ def test_a_row_is_trained_and_measured(results):
 def test_it_goes_on_where_it_was(results, monkeypatch):
     calls = []
     monkeypatch.setattr(experiments, "program", lambda *words: calls.append(words) or [0, 0])
-    again = ["--out", str(results), "--jobs", "1", "--seeds", "1", "--only", "digits-ratio-55"]
+    monkeypatch.setattr(DATA["digits"], "options", SMALL)
+    again = ["--out", str(results), "--jobs", "1", "--seeds", "1", "--epochs", "1"]
+    again += ["--only", "digits-ratio-55"]
     experiments.main(again)
     assert [words[0] for words in calls] == ["train.py"]  # the start, which others may need
     assert str(results / "models" / "digits-dense-seed0") in calls.pop()
@@ -64,12 +66,24 @@ def test_it_goes_on_where_it_was(results, monkeypatch):
     assert calls[0][-6:-4] == ("--resume_epoch", "latest")
 
 
+def test_a_row_by_another_command_is_refused(results, capfd):
+    again = ["--out", results, "--seeds", "1", "--epochs", "2", "--only", "digits-ratio-55"]
+    message = error_line(capfd, experiments.main, *again)
+    assert message.endswith("has digits-dense by another command; give another --out")
+
+
+@pytest.mark.parametrize("row", ["digits-control", "fashion-control"])
+def test_only_some_data_have_a_part_that_is_left_out(row, tmp_path, capfd):
+    message = error_line(capfd, experiments.main, "--left_out", "--out", tmp_path, "--only", row)
+    assert "nothing is left out; choose other rows by --only" in message
+
+
 def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     def program(*words):
         raise ValueError(f"train.py ended with status 2: fc.bias is {why}")
 
     monkeypatch.setattr(experiments, "program", program)
-    suite = experiments.Suite(tmp_path, {}, tmp_path)
+    suite = experiments.Suite(tmp_path, tmp_path)
     dense = next(row for row in ROWS if row.full_name == "digits-dense")
     why = "missing"
     with pytest.raises(ValueError, match="missing"):
@@ -124,7 +138,7 @@ def test_the_interval_is_that_of_students_paired_t_test(count):
 def test_the_readme_shows_the_tables_of_the_results():
     runs = experiments.read_runs(ROOT / "results")
     text = (ROOT / "results" / "README.md").read_text()
-    for data in DATA:
+    for data in {run["row"].partition("-")[0] for run in runs}:
         assert f"\n\n{tables.table(runs, data)}\n\n" in text
 
 
@@ -201,8 +215,9 @@ def test_pictures_of_a_run(results, tmp_path, capfd):
         assert picture.std() > 5
     message = error_line(capfd, plots.main, tmp_path, "--out", tmp_path)
     assert "neither metrics.jsonl nor runs.jsonl" in message
-    message = error_line(capfd, plots.main, results, "--out", tmp_path)
-    assert "no pruned run on imagenette or cifar" in message
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run("digits-control", 0, 0.5)))
+    message = error_line(capfd, plots.main, tmp_path, "--out", tmp_path)
+    assert message.endswith("there is no pruned run yet")
 
 
 def test_pictures_of_experiments(tmp_path, monkeypatch):
@@ -253,7 +268,7 @@ def test_the_results_are_those_of_the_rows():
     there = {run["row"] for run in runs}
     wanted = [(name, seed) for name in there for seed in range(rows[name].seeds)]
     assert sorted((run["row"], run["seed"]) for run in runs) == sorted(wanted)
-    suite = experiments.Suite(Path("my_results"), {}, Path("data/mobilenet_v1_x0.75.safetensors"))
+    suite = experiments.Suite(Path("my_results"), Path("data/mobilenet_v1_x0.75.safetensors"))
     for run in runs:
         assert run["command"] == ["python", *suite.command(rows[run["row"]], run["seed"])]
 
@@ -271,7 +286,7 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     (tmp_path / "runs.jsonl").write_text(
         json.dumps(run("fashion-control", 0, 0.5)) + '\n{"row": "con'
     )
-    experiments.Suite(tmp_path, {}, tmp_path).add(run("fashion-control", 1, 0.6))
+    experiments.Suite(tmp_path, tmp_path).add(run("fashion-control", 1, 0.6))
     assert [r["seed"] for r in experiments.read_runs(tmp_path)] == [0, 1]
     assert (tmp_path / "runs.jsonl").read_text().count("\n") == 2
 

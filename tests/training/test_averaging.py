@@ -168,3 +168,12 @@ def test_a_detector_has_an_average_too(voc_dir, tmp_path):
     assert metrics(tmp_path)[0]["average_map_area"] is not None
     average, end = weights(tmp_path / AVERAGE), weights(tmp_path / WEIGHTS)
     assert not np.array_equal(average["heads.0.bias"], end["heads.0.bias"])
+
+
+def test_a_counter_is_not_averaged():
+    model = paddle.nn.Linear(3, 2)
+    model.register_buffer("steps", paddle.to_tensor([5], dtype="int64"))
+    average = Average(model, 0.9)
+    paddle.assign(model.steps + 1, output=model.steps)
+    average.update(1000, {})
+    assert average.network.steps.tolist() == [6]

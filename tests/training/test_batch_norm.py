@@ -214,6 +214,28 @@ def test_statistics_of_another_network_are_refused(wrong, small, tmp_path, capfd
     assert "conv1.1._mean" in message
 
 
+@pytest.mark.parametrize("wrong", [None, 5, "abc", [""], np.zeros(3, "f4")])
+def test_statistics_that_are_no_dict_are_refused(wrong, small, tmp_path, capfd):
+    common = [*small, "--model_path", tmp_path, "--resume_epoch", "latest"]
+    train.main([str(word) for word in (*common, "--max_steps", 1)])
+    (folder,) = tmp_path.glob("epoch-*")
+    state = checkpoint.read_arrays(folder / OPTIMIZER)
+    paddle.save({**state, "BatchNorm": wrong}, str(folder / OPTIMIZER))
+    train_state.seal(json.loads((folder / STATE).read_text()), folder)
+    message = error_line(capfd, train.main, *common, "--max_steps", 2)
+    assert message.endswith(f"{folder / OPTIMIZER}: BatchNorm is no dict")
+
+
+def test_a_picture_that_cannot_be_read_loses_nothing(small, tmp_path, capfd, monkeypatch):
+    def fail(networks, batches, after_batch):
+        raise ValueError("a picture is missing")
+
+    monkeypatch.setattr(batch_norm, "measure", fail)
+    options = [*small, "--num_epochs", "2", "--recalibrate_bn", "1", "--model_path", tmp_path]
+    assert error_line(capfd, train.main, *options).endswith("a picture is missing")
+    assert [folder.name for folder in tmp_path.glob("epoch-*")] == ["epoch-1-step-4"]
+
+
 def test_an_average_is_measured_with_its_own_weights():
     model = network()
     average = Average(model, 0.9)

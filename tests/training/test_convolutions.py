@@ -6,9 +6,10 @@ import json
 import numpy as np
 import paddle
 import pytest
-from conftest import assert_same_end, error_line
+from conftest import assert_same_end, error_line, metrics
 from paddle import nn
 
+import evaluate
 import train
 from training import convolutions, train_state
 from training.convolutions import depthwise, pointwise
@@ -163,3 +164,15 @@ def test_another_choice_is_refused_on_resume(small, tmp_path, capsys):
     again = ["--resume_epoch", "latest", "--fast_convolutions", "true"]
     line = error_line(capsys, train.main, *common, *again)
     assert "was trained with --fast_convolutions False" in line
+
+
+def test_evaluate_measures_what_the_test_of_the_training_did(small, tmp_path, capsys):
+    losses = {}
+    for fast in ("true", "false"):
+        folder = str(tmp_path / fast)
+        options = ["--fast_convolutions", fast, "--num_epochs", "1", "--model_path", folder]
+        train.main([*small, *options])
+        capsys.readouterr()
+        evaluate.main(["--pruned_model", folder, *small[:2], "--num_workers", "0", "--json"])
+        losses[fast] = json.loads(capsys.readouterr().out)["loss"]
+        assert losses[fast] == metrics(tmp_path / fast)[-1]["loss"]

@@ -9,7 +9,9 @@ from conftest import assert_same_end, error_line, metrics, weights
 import train
 from training import train_state
 from training.folders import MASKS, STATE, WEIGHTS
-from training.resume import BEFORE
+from training.options import parse_training
+from training.resume import BEFORE, LASTING, different_options
+from unstructured_pruner import UnstructuredPruner
 
 GMP = ["--pruning_strategy", "gmp", "--pruning_epochs", "2", "--pruning_steps", "2",
        "--ratio", "0.95", "--num_epochs", "3", "--model_period", "1",
@@ -60,10 +62,8 @@ def test_a_run_begun_before_there_were_floors_goes_on_without(epoch, small, tmp_
     for option, before in (
         ("--min_layer_density", "--min_layer_density 0.0"),
         ("--min_channel_density", "--min_channel_density 0.0"),
-        ("--freeze_masks_epoch", "no --freeze_masks_epoch"),
     ):
-        value = "3" if option == "--freeze_masks_epoch" else "0.02"
-        message = error_line(capfd, train.main, *common, option, value)
+        message = error_line(capfd, train.main, *common, option, "0.02")
         assert message.endswith(f"was trained with {before}; give the same, or --force")
     train.main(common)
     assert_same_end(whole, parts)
@@ -109,9 +109,11 @@ def test_frozen_masks_stay_and_others_move(small, tmp_path):
         ([*GMP, "--freeze_masks_epoch", "2"],
          "--freeze_masks_epoch 2: the masks are at --ratio in epoch 2, the end of the rise; give "
          "3 or more"),
-        ([*GMP, "--ratio", "0.99"],
-         "ratio 0.99 cannot be met: with min_layer_density=0.01 and min_channel_density=0.001 it "
-         "can be 0.9837 at most; lower one of them"),
+        (["--num_epochs", "3", "--freeze_masks_epoch", "3"],
+         "--freeze_masks_epoch 3 is after the last epoch of --num_epochs 3; lower it"),
+        ([*GMP, "--ratio", "0.99", "--min_layer_density", "0.01"],
+         "ratio 0.99 cannot be met: with min_layer_density=0.01 it can be 0.9899 at most; lower "
+         "one of them"),
         (["--ratio", "0.9", "--min_layer_density", "0.2"],
          "ratio 0.9 cannot be met: with min_layer_density=0.2 it can be 0.7999 at most; lower one "
          "of them"),
@@ -127,10 +129,43 @@ def test_refusals(options, message, small, tmp_path, capfd):
     [
         [*GMP, "--sparse_block", "4", "1"],  # of which the default is 0
         [*GMP, "--sparse_block", "4", "1", *NO_FLOORS],
-        [*GMP, "--ratio", "0.979"],
-        [*GMP, "--freeze_masks_epoch", "3"],
+        [*GMP, "--ratio", "0.9899", "--min_layer_density", "0.01", "--min_channel_density", "0"],
+        [*GMP, "--num_epochs", "4", "--freeze_masks_epoch", "3"],
         ["--pruning_mode", "none", *NO_FLOORS],
     ],
 )
 def test_what_is_not_refused(options, small, tmp_path):
     train.main([*small, *options, "--model_path", str(tmp_path), "--max_steps", "1"])
+
+
+def test_default_floors_give_way_to_the_ratio(small, tmp_path, capfd):
+    """Which is that of an upstream command, and with which a resume goes on."""
+    common = [*small, *GMP, "--ratio", "0.99", "--model_path", str(tmp_path)]
+    train.main([*common, "--max_steps", "3"])
+    assert "gmp's default floors are left out: ratio 0.99 cannot be met" in capfd.readouterr().out
+    assert train_state.read(tmp_path).options["min_layer_density"] == 0
+    train.main([*common, "--resume_epoch", "latest"])
+    assert metrics(tmp_path)[-1]["prunable_sparsity"] == pytest.approx(0.99, abs=1e-5)
+
+
+def test_a_pruner_without_floors_of_its_own_still_works(small, tmp_path):
+    class Pruner(UnstructuredPruner):
+        def __init__(self, model, mode, threshold, ratio, prune_params_type, local_sparsity,
+                     sparse_block, distribution, prune_period):  # fmt: skip
+            super().__init__(model, mode, threshold, ratio)
+
+    options = [*small, "--max_steps", "1", "--model_path", str(tmp_path)]
+    train.main(options, pruner_class=Pruner)
+
+
+def test_each_option_that_lasts_is_named_where_it_differs():
+    args = parse_training("", ["--pruning_strategy", "gmp", "--lr_strategy", "cosine_decay"])
+    args.teacher_sha256 = args.teacher = None
+    args.num_classes, args.min_layer_density, args.min_channel_density = 10, 0.01, 0.0
+    idle = {"step_epochs", "threshold"}
+    for name in set(LASTING) - idle:
+        saved = {**vars(args), name: "x" * 64}
+        [named] = different_options(args, saved)
+        assert name.replace("_sha256", "") in named
+    for name in idle:
+        assert not different_options(args, {**vars(args), name: "other"})

@@ -99,7 +99,8 @@ def test_the_start_tells_what_is_pruned_and_where_it_begins(small, tmp_path, cap
     gmp = ["--pruning_strategy", "gmp", "--num_epochs", 4, "--pruning_epochs", 2]
     lines = start_lines(*new, *gmp, "--pruning_steps", 2, "--prune_params_type", "conv1x1_only")
     assert re.fullmatch(
-        r"15.00% rising to 55.00% of [\d,]+ weights in 13 layers \(\d\d.\d% of the parameters\)",
+        r"15.00% rising to 55.00% of [\d,]+ weights in 13 layers \(\d\d.\d% of the parameters\); "
+        r"at least 1.00% of a layer and 0.10% of a channel stay",
         lines["pruned"],
     )
 
