@@ -15,8 +15,8 @@
   [N, C, H, W]; `pretrained` for Paddle's ImageNet weights.
 - `loss(outputs, targets) -> Tensor`: a scalar, the mean over a batch, of which train.py takes the
   gradient. `outputs` are what the network gave, `targets` a list with a tensor for each column.
-  A classifier's has a further argument, --label_smoothing; its `main_output(outputs)`, logits
-  [N, num_classes], is what a --teacher is for.
+  A classifier's has a further argument, --label_smoothing; its `main_output(outputs)` are the
+  logits [N, num_classes], with which a --teacher's are compared.
 - `COUNTED`, `counts(outputs, targets, loss) -> Tensor`: names of what is counted in training, and
   float64 [len(COUNTED) + 1] on the device: sums of these over the batch, and its samples.
 - `MEASURED`, `Metric(dataset)`: names of what is measured on the test set, the first one deciding
