@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set-up and every documented command by name. The first call makes .venv beside this file.
 #
-#   bash run.sh demo                       train, prune and compare on real data, about 3 minutes
+#   bash run.sh demo                       train, prune and compare on real data, about a minute
 #   bash run.sh test [pytest options]      the test suite
 #   bash run.sh demo_yolov3                the same with a detector, 4 minutes
 #   bash run.sh deploy_demo                export two networks: sizes, accuracy, latency

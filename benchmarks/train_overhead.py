@@ -21,6 +21,7 @@ import paddle
 from paddle.vision.models import mobilenet_v1
 
 from benchmarks.report import machine, markdown
+from training import convolutions
 from training.command_line import number, one_line_errors
 from unstructured_pruner import UnstructuredPruner
 
@@ -39,6 +40,7 @@ class Training:
     def __init__(self, scale: float, pruner: dict | None):
         paddle.seed(0)
         self.model = mobilenet_v1(scale=scale, num_classes=10)
+        convolutions.use_fast(self.model)
         self.schedule = paddle.optimizer.lr.PiecewiseDecay([1000], [0.05, 0.005])
         self.opt = paddle.optimizer.Momentum(
             self.schedule,

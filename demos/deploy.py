@@ -3,7 +3,7 @@
     bash run.sh deploy_demo     # or: python -m demos.deploy [--pruned_model models/...]
 
 MobileNetV1 of a quarter's width is the demo's (bash run.sh demo) at 55%, ResNet18 is trained here
-to 90%. What is missing is trained first, 3 minutes and 1. The latency is the median over one
+to 90%. What is missing is trained first, in about a minute each. The latency is the median over one
 picture at a time on one thread, the forms in turns.
 """
 

@@ -129,7 +129,7 @@ def draw_results(runs: list[dict], out: Path) -> None:
         axis.xaxis.set_major_formatter(PERCENT)
         axis.yaxis.set_major_formatter(PERCENT)
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower left", fontsize=9)
+        axis.legend(fontsize=9)
     axes[0][0].set_ylabel("top-1")
     save(figure, out, "results")
 
