@@ -34,10 +34,11 @@ def set_up_process(args) -> None:
     args.teacher_sha256 = None  # of its weights, by which a resumed run knows it
     if args.teacher is not None:
         weights = folders.find_weights(args.teacher).resolve()
-        if weights.is_relative_to(Path(args.model_path).resolve()):
+        here = Path(args.model_path).resolve()
+        if weights.parent in (here, *folders.checkpoints(here).values()):
             raise WrongOption(
-                f"--teacher {args.teacher} lies in --model_path {args.model_path}, where a new "
-                "training moves it; give another --model_path"
+                f"--teacher {args.teacher} is what an earlier run left in --model_path, where a "
+                "new training moves it; give another --model_path"
             )
         args.teacher_sha256 = train_state.sha256(weights)
     set_device(args.use_gpu)

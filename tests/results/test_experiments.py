@@ -6,6 +6,7 @@ import gzip
 import inspect
 import json
 import struct
+import tarfile
 import time
 from pathlib import Path
 
@@ -70,6 +71,23 @@ def test_a_row_by_another_command_is_refused(results, capfd):
     again = ["--out", results, "--seeds", "1", "--epochs", "2", "--only", "digits-ratio-55"]
     message = error_line(capfd, experiments.main, *again)
     assert message.endswith("has digits-dense by another command; give another --out")
+
+
+def test_what_is_measured_on_what_is_left_out_says_so():
+    row = next(row for row in ROWS if row.full_name == "cifar-control")
+    data = [
+        command[command.index("--data_dir") + 1]
+        for left_out in (False, True)
+        for command in [experiments.Suite(Path("out"), Path(), left_out=left_out).command(row, 0)]
+    ]
+    assert data == ["out/data/cifar", "out/data/cifar-left_out"]
+
+
+def test_cifar_that_is_unpacked_alone(cifar_dir, tmp_path):
+    with tarfile.open(cifar_dir / "cifar-10-python.tar.gz") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    folders.make("cifar", tmp_path / "unpacked", tmp_path / "linked", left_out=False)
+    assert len(Cifar10(tmp_path / "linked", "train")) == 40
 
 
 @pytest.mark.parametrize("row", ["digits-control", "fashion-control"])

@@ -168,6 +168,19 @@ def test_a_teacher_is_the_network_of_its_state(dense):
     assert teacher(images).numpy() == pytest.approx(model(images).numpy(), rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("teacher", ["", "epoch-0", "model-pruned.pdparams"])
+def test_a_teacher_that_the_training_would_move_is_refused(teacher, dense, cifar_dir, capfd):
+    options = [*options_of(cifar_dir), "--teacher", dense / teacher, "--model_path", dense]
+    assert "is what an earlier run left in --model_path" in error_line(capfd, train.main, *options)
+
+
+def test_a_teacher_may_lie_below(dense, cifar_dir, tmp_path):
+    shutil.copytree(dense / "epoch-0", tmp_path / "teacher")
+    train.main([*options_of(cifar_dir), "--teacher", str(tmp_path / "teacher"), "--max_steps", "1",
+                "--model_path", str(tmp_path)])  # fmt: skip
+    assert (tmp_path / "teacher" / WEIGHTS).is_file()
+
+
 def test_a_taught_training_goes_on_also_with_a_teacher_elsewhere(dense, cifar_dir, tmp_path, capfd):
     common = [*options_of(cifar_dir, "0.35"), *STUDENT]
     whole, part, moved = (tmp_path / name for name in ("whole", "part", "moved"))
