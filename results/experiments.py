@@ -99,11 +99,12 @@ class Suite:
         if there:  # its weights are needed, and are whole now
             return
         data = command[command.index("--data_dir") :][:2] if "--data_dir" in command else []
-        measure = ["--pruned_model", str(folder), "--num_workers", "0", "--use_gpu", "false", *data]
+        path = folder / (folders.AVERAGE if "--ema" in command else folders.WEIGHTS)
+        measure = ["--pruned_model", str(path), "--num_workers", "0", "--use_gpu", "false", *data]
         measured = json.loads(program("evaluate.py", *measure, "--json", "--per_layer")[0])
         layers = measured.pop("layers")
         pointwise = [layer for layer in layers if layer["shape"][2:] == [1, 1]]
-        saved, path = train_state.read(folder), folder / folders.WEIGHTS
+        saved = train_state.read(folder)
         metrics = (folder / folders.METRICS).read_text().splitlines()
         self.add({
             **record, **measured,

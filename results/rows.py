@@ -96,6 +96,13 @@ NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
 TAUGHT = ["--lr_hold_epochs", "8", "--teacher", "{dense}"]  # by the network that it starts from
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
+HELPED = [  # each alone, beside gmp-90
+    ("hold-90", "held rate", ["--lr_hold_epochs", "3"]),
+    ("teacher-90", "teacher", ["--teacher", "{dense}"]),
+    ("smoothing-90", "smoothed labels", ["--label_smoothing", "0.1"]),
+    ("ema-90", "average of weights", ["--ema", "0.99"]),
+    ("bn-90", "batch norm measured anew", ["--recalibrate_bn", "100"]),
+]
 RIGL = [*ERK, "--prune_period", "50"]
 
 
@@ -109,7 +116,7 @@ ROWS = [
     imagenette("ratio-75", "ratio, in one shot", "75%", "0.005", ratio("0.75")),
     imagenette("pointwise-75", "GMP, 1x1 only", "75%", "0.005", gmp("0.75", 8, *POINTWISE)),
     imagenette("gmp-75", "GMP", "75%", "0.005", gmp("0.75", 8)),
-    imagenette("taught-75", "GMP, held rate, teacher", "75%", "0.005", gmp("0.75", 8, *TAUGHT), 3),
+    imagenette("taught-75", "GMP, held rate, teacher", "75%", "0.005", gmp("0.75", 8, *TAUGHT)),
     imagenette("static-90", "ratio, static masks", "90%", "0.01",
                ratio("0.9", "--prune_period", "1000000")),
     imagenette("gmp-90", "GMP", "90%", "0.01", gmp("0.9", 8)),
@@ -120,7 +127,7 @@ ROWS = [
     imagenette("gmp-95", "GMP", "95%", "0.01", gmp("0.95", 8)),
     imagenette("no-floor-95", "GMP, no floor", "95%", "0.01", gmp("0.95", 8, *NO_FLOOR)),
     imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
-    imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT), 3),
+    imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT)),
     *same_rows("cifar", "0.03", 15),
     Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 15)),
     *same_rows("fashion", "0.08", 3),
@@ -137,6 +144,8 @@ ROWS = [
         ratio("0.75", "--sparse_block", "4", "1")),
     Row("fashion", "rigl-90", "RigL", "90%", ratio("0.9", *RIGL), program="-m results.rigl 585"),
     Row("fashion", "gmp-90", "GMP", "90%", gmp("0.9", 3)),
+    *(Row("fashion", name, f"GMP, {method}", "90%", gmp("0.9", 3, *options))
+      for name, method, options in HELPED),
     Row("fashion", "gmp-95", "GMP", "95%", gmp("0.95", 3)),
     Row("fashion", "no-floor-95", "GMP, no floor", "95%", gmp("0.95", 3, *NO_FLOOR)),
     *same_rows("digits", "0.04", 3),
