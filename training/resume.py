@@ -34,8 +34,6 @@ BEFORE = {
     "min_channel_density": 0.0,
     "freeze_masks_epoch": None,
     "teacher_sha256": None,
-    "distill_temperature": 4.0,
-    "distill_weight": 0.5,
     "label_smoothing": 0.0,
     "ema": None,
     "recalibrate_bn": 0,
