@@ -67,6 +67,20 @@ def test_it_goes_on_where_it_was(results, monkeypatch):
     assert calls[0][-6:-4] == ("--resume_epoch", "latest")
 
 
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [("ema-90", "average-pruned.pdparams"), ("gmp-90", "model-pruned.pdparams")],
+)
+def test_the_average_of_the_weights_is_what_its_row_measures(name, measured, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(experiments, "program", lambda *words: calls.append(words) or ["{}", 0])
+    row = next(row for row in ROWS if row.full_name == f"fashion-{name}")
+    with pytest.raises(KeyError):  # of what evaluate.py did not print
+        experiments.Suite(tmp_path, Path()).run(row, 1)
+    weights = calls[-1][calls[-1].index("--pruned_model") + 1]
+    assert weights == str(tmp_path / "models" / f"fashion-{name}-seed1" / measured)
+
+
 def test_a_row_by_another_command_is_refused(results, capfd):
     again = ["--out", results, "--seeds", "1", "--epochs", "2", "--only", "digits-ratio-55"]
     message = error_line(capfd, experiments.main, *again)
