@@ -37,7 +37,7 @@ from readers.sampler import EpochBatchSampler
 from tasks import TASKS
 from tasks.lines import say
 from tasks.measure import class_names, evaluate
-from training import checkpoint, convolutions, folders, initial, ranks, report, resume
+from training import checkpoint, convolutions, folders, initial, loggers, ranks, report, resume
 from training.averaging import Average
 from training.objective import Objective, load_teacher
 from training.process import set_up_process
@@ -174,6 +174,8 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
         again = args.resume_epoch == "latest" and not args.force
         folders.set_aside(args.model_path, saved if here else None, again)
         run.best_result = folders.best_result(args.model_path, run.task.MEASURED[0])
+        if args.log_to is not None:
+            run.logger = loggers.Logger(args.log_to, args.model_path, run.step, run.epoch)
         report.beginning(run, saved)
     return run
 

@@ -5,7 +5,7 @@
 - `run`: all that takes part in a training, and how far it is
 - `train_state`, `checkpoint`, `folders`: what is saved, in which files; `resume`: going on from it
 - `ranks`, `process`, `stopping`: several processes, the device, signals and faults
-- `report`: lines to read
+- `report`: lines to read; `loggers`: the same for TensorBoard and VisualDL
 """
 
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)

@@ -7,6 +7,7 @@
         average-pruned.pdparams   one more, with --ema
         model-best.pdparams       the best weights so far, by top-1 or mAP
         metrics.jsonl             a line an epoch
+    tensorboard/  visualdl/   what --log_to asked for
         earlier-20260131-120000/  what another training left
 
 With --format safetensors the weights are model-pruned.safetensors, and so on.
@@ -24,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from training import train_state
+from training import loggers, train_state
 from training.train_state import STATE, Saved
 
 WEIGHTS, OPTIMIZER, MASKS = "model-pruned.pdparams", "opt-pruned.pdopt", "masks-pruned.npz"
@@ -121,7 +122,7 @@ def set_aside(model_path, saved: Saved | None, again: bool = False) -> None:
     Args:
         saved: where the training goes on in this folder; None: a new training begins here.
         again: where no checkpoint followed, what did is trained again just the same: its lines of
-            metrics.jsonl and its best weights are no loss.
+            metrics.jsonl, --log_to's and its best weights are no loss.
     """
     model_path = Path(model_path)
     epoch, step = saved.position if saved else (-1, math.inf)
@@ -130,6 +131,9 @@ def set_aside(model_path, saved: Saved | None, again: bool = False) -> None:
     if moved or saved is None:  # links would lead nowhere; files are a user's, or copies of links
         names = LINKED if saved else (*LINKED, *BESTS)
         moved += [path for path in map(model_path.joinpath, names) if _is_file(path)]
+    logs = [path for path in map(model_path.joinpath, loggers.PACKAGES) if path.is_dir()]
+    if saved is None and (moved or not again):
+        moved += logs
     records = read_metrics(model_path)
     kept = [record for record in records if record["epoch"] <= finished]
     lines_go = kept != records and (bool(moved) or not again)
@@ -141,6 +145,8 @@ def set_aside(model_path, saved: Saved | None, again: bool = False) -> None:
             path.rename(aside / path.name)
         if lines_go:
             shutil.copy(model_path / METRICS, aside)
+            for path in set(logs) - set(moved):  # of which what follows goes
+                shutil.copytree(path, aside / path.name)
         print(f"moved what an earlier run left in {model_path} to {aside}")
     write_metrics(model_path, kept)  # also without a last line that was cut short
     link(saved.folder if saved else None, model_path)

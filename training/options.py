@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from training import aids, pruning
+from training import aids, loggers, pruning
 from training.command_line import Parser, WrongOption, boolean, number, refuse_given
 
 DETECTORS = ["yolov3"]
@@ -182,6 +182,8 @@ def add_training_options(parser: Parser) -> None:
     add_device_options(parser)
     add("--log_period", type=number(int, 1), default=100,
         help="batches between log lines (default: %(default)s)")
+    add("--log_to", choices=list(loggers.PACKAGES),
+        help="also write what is told, in the folder of this name below --model_path")
     add("--batch_size", type=number(int, 1), help=f"per card (default: {DEFAULTS['batch_size']})")
     add("--batch_size_for_validation", type=number(int, 1),
         help=f"(default: {DEFAULTS['batch_size_for_validation']})")
@@ -265,6 +267,7 @@ def check_training(args: argparse.Namespace, defaults: dict, chosen: list[str]) 
     if args.use_pretrained and args.pretrained_model:
         raise WrongOption("--use_pretrained and --pretrained_model exclude each other")
     aids.check(args, defaults)
+    loggers.check(args.log_to)
 
 
 def add_evaluation_options(parser: Parser) -> None:

@@ -20,7 +20,7 @@ from training.process import command
 from training.run import FIRST_STEPS, Run
 from training.tables import fast_products
 from training.train_state import STATE, Saved
-from unstructured_pruner import UnstructuredPruner
+from unstructured_pruner import UnstructuredPruner, prunable_parameters
 
 
 def beginning(run: Run, saved: Saved | None) -> None:
@@ -96,11 +96,20 @@ def steps(run: Run) -> None:
     result = summarize(run.totals, run.task.COUNTED)  # waits for the device
     seconds = time.perf_counter() - run.started
     images = (run.step - run.first_step) * run.args.batch_size * dist.get_world_size()
+    shown = run.task.COUNTED[:2]
+    values = {
+        **{name: result[name] for name in shown},
+        "lr": run.opt.get_lr(),
+        "sparsity": UnstructuredPruner.total_sparse(run.model),
+        "images_per_sec": images / seconds,
+    }
     say(
         f"epoch {run.epoch} batch {run.batch}/{len(run.train_loader)} train "
-        f"{listed(result, run.task.COUNTED[:2])}lr {run.opt.get_lr():.3g} "
-        f"sparsity {UnstructuredPruner.total_sparse(run.model):.4f} {images / seconds:.0f} images/s"
+        f"{listed(values, shown)}lr {values['lr']:.3g} sparsity {values['sparsity']:.4f} "
+        f"{values['images_per_sec']:.0f} images/s"
     )
+    if run.logger is not None:
+        run.logger.step(run.step, values)
     _warn_of_lost_channels(run)
     if run.seconds_reading > seconds / 2 and not run.warned_of_reading:
         run.warned_of_reading = True
@@ -112,10 +121,12 @@ def steps(run: Run) -> None:
 
 
 def epoch(run: Run, record: dict) -> None:
-    """A finished epoch: a line in metrics.jsonl and one to read."""
+    """A finished epoch: a line in metrics.jsonl, one to read, and --log_to's."""
     if dist.get_rank() > 0:
         return
     folders.add_metrics(run.args.model_path, record)
+    if run.logger is not None:
+        run.logger.epoch(record, prunable_parameters(run.model))
     tested = listed(record, run.task.MEASURED)
     say(
         f"epoch {record['epoch']} train loss {record['train_loss']:.3f} "

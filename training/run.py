@@ -24,6 +24,7 @@ from tasks.measure import summarize
 from training import batch_norm, ranks
 from training.averaging import Average
 from training.folders import checkpoint_name
+from training.loggers import Logger
 from training.objective import Objective
 from training.stopping import StopSignals, check_stopped, evaluation_errors
 from training.train_state import Saved
@@ -53,6 +54,7 @@ class Run:
     statistics: dict | None = None  # of batch norm before they were measured anew, by network
     stop: StopSignals = field(default_factory=StopSignals)
     bar: tqdm | None = None
+    logger: Logger | None = None  # of the first rank
     first_losses: list | None = None  # of a training that starts from trained weights
     warned_of_reading: bool = False
     # Weights of which a lost output channel was reported; True: that all of them are lost.

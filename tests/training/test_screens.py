@@ -121,7 +121,8 @@ def test_lines_fit_100_columns(capsys, tmp_path):
             args=SimpleNamespace(batch_size=256, model_path=tmp_path), task=task, epoch=119,
             batch=20018, train_loader=range(20018), opt=SimpleNamespace(get_lr=lambda: 0.0498763),
             model=paddle.nn.Linear(2, 2), totals=np.array([9.8765] * len(task.COUNTED) + [1]),
-            warned_of_reading=True, first_losses=None, pruner=None, step=20018, first_step=0,
+            warned_of_reading=True, first_losses=None, pruner=None, logger=None,
+            step=20018, first_step=0,
             seconds_reading=0.0, started=time.perf_counter() - 20018 * 256 / 12345.6,
         )  # fmt: skip
         report.steps(run)
