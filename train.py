@@ -37,7 +37,17 @@ from readers.sampler import EpochBatchSampler
 from tasks import TASKS
 from tasks.lines import say
 from tasks.measure import class_names, evaluate
-from training import checkpoint, convolutions, folders, initial, loggers, ranks, report, resume
+from training import (
+    checkpoint,
+    convolutions,
+    dry_run,
+    folders,
+    initial,
+    loggers,
+    ranks,
+    report,
+    resume,
+)
 from training.averaging import Average
 from training.objective import Objective, load_teacher
 from training.process import set_up_process
@@ -60,6 +70,9 @@ def main(argv=None, *, pruner_class: type[UnstructuredPruner] = UnstructuredPrun
     set_up_process(args)
     run = set_up(args, pruner_class)
     if run is None:
+        return
+    if args.dry_run:
+        dry_run.tell(run, train_epoch)
         return
     with stoppable(run), report.progress_bar(run) as run.bar:
         train(run)
@@ -169,13 +182,14 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
     if dist.get_world_size() > 1:
         run.network = paddle.DataParallel(model)
     ranks.barrier()  # every rank has read what the first may move now
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 and not args.dry_run:
         here = saved and saved.folder.resolve().parent == Path(args.model_path).resolve()
         again = args.resume_epoch == "latest" and not args.force
         folders.set_aside(args.model_path, saved if here else None, again)
         run.best_result = folders.best_result(args.model_path, run.task.MEASURED[0])
         if args.log_to is not None:
             run.logger = loggers.Logger(args.log_to, args.model_path, run.step, run.epoch)
+    if dist.get_rank() == 0:
         report.beginning(run, saved)
     return run
 

@@ -4,6 +4,7 @@
 - `initial`: the weights and the seed that a training starts with
 - `run`: all that takes part in a training, and how far it is
 - `train_state`, `checkpoint`, `folders`: what is saved, in which files; `resume`: going on from it
+- `dry_run`: what a training would cost
 - `ranks`, `process`, `stopping`: several processes, the device, signals and faults
 - `report`: lines to read; `loggers`: the same for TensorBoard and VisualDL
 """

@@ -231,6 +231,8 @@ def add_training_options(parser: Parser) -> None:
         "crop, flip and mixup (default: full)")
     add("--mixup_epochs", type=number(int, 0), help="voc: epochs with mixup (default: 250)")
     add("--amp", action="store_true", help="mixed precision (O1), on GPUs")
+    add("--dry_run", action="store_true",
+        help="say what would be trained and pruned, and what it would cost; write nothing")
     add("--fast_convolutions", type=boolean,
         help="on the CPU: other operators of Paddle for convolutions of small pictures; results "
         "differ in their last digits (default: true; of a resumed run as before)")

@@ -48,21 +48,25 @@ def set_up_process(args) -> None:
         warn("--lr 0: the weights stay as they are, but for pruning")
     if args.pruning_mode == "ratio" and args.ratio == 1:
         warn(f"--ratio {args.ratio}: all prunable weights become 0")
-    check_writable(args.model_path)
+    check_writable(args.model_path, args.dry_run)
     if dist.get_world_size() > 1:
         if paddle.get_device() == "cpu":
             os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # also where Paddle was built for GPUs
         dist.init_parallel_env()
 
 
-def check_writable(folder: str) -> None:
+def check_writable(folder: str, dry_run: bool) -> None:
+    """dry_run: what would hold the folder is looked at; nothing is made."""
     if re.fullmatch(r"epoch-\d+(-step-\d+)?", Path(folder).resolve().name):
         raise ValueError(
             f"--model_path {folder} is the name of a checkpoint; give the folder above"
         )
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        place = Path(folder).absolute()
+        if dry_run:
+            place = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise ValueError(

@@ -43,7 +43,7 @@ def beginning(run: Run, saved: Saved | None) -> None:
         "weights": str(saved.folder if saved else args.pretrained_model or weights),
         **({"teacher": args.teacher} if args.teacher else {}),
         "pruned": _what_is_pruned(run),
-        "saved in": args.model_path,
+        "saved in": "no file, as this is a dry run" if args.dry_run else args.model_path,
     }
     say("\n".join(f"{name:9} {text}" for name, text in lines.items()))
 

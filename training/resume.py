@@ -125,7 +125,7 @@ def is_complete(args, saved: Saved) -> bool:
     if reached and saved.step == args.max_steps and not saved.finished:
         reached = saved.epoch in folders.reported(args.model_path)  # else: killed before
     complete = reached or (saved.finished and saved.epoch + 1 >= args.num_epochs)
-    if complete and dist.get_rank() == 0:
+    if complete and dist.get_rank() == 0 and not args.dry_run:
         folders.link(saved.folder, Path(args.model_path))  # a kill may have prevented it
     return complete
 
