@@ -202,3 +202,16 @@ def test_a_file_of_visualdl_that_was_cut_short_or_is_none(tmp_path):
     path.write_bytes(b"\x04" + bytes(7) + b"\xff" * 4)
     with pytest.raises(ValueError, match=r"vdlrecords\.log is damaged; move it away"):
         loggers.Logger("visualdl", tmp_path, 2, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_is_an_error_and_no_standstill(kind, tmp_path):
+    resource = pytest.importorskip("resource")
+    logger = loggers.Logger(kind, tmp_path, 0, 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            logger.step(1, {f"loss {number}": 0.5 for number in range(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
