@@ -53,6 +53,7 @@ from training.objective import Objective, load_teacher
 from training.process import set_up_process
 from training.run import Run
 from training.stopping import check_stopped, evaluation_errors, stoppable
+from training.train_state import Saved
 from unstructured_pruner import GMPUnstructuredPruner, UnstructuredPruner
 
 
@@ -182,16 +183,22 @@ def set_up(args, pruner_class: type[UnstructuredPruner]) -> Run | None:
     if dist.get_world_size() > 1:
         run.network = paddle.DataParallel(model)
     ranks.barrier()  # every rank has read what the first may move now
-    if dist.get_rank() == 0 and not args.dry_run:
-        here = saved and saved.folder.resolve().parent == Path(args.model_path).resolve()
-        again = args.resume_epoch == "latest" and not args.force
-        folders.set_aside(args.model_path, saved if here else None, again)
-        run.best_result = folders.best_result(args.model_path, run.task.MEASURED[0])
-        if args.log_to is not None:
-            run.logger = loggers.Logger(args.log_to, args.model_path, run.step, run.epoch)
     if dist.get_rank() == 0:
+        if not args.dry_run:
+            make_room(run, saved)
         report.beginning(run, saved)
     return run
+
+
+def make_room(run: Run, saved: Saved | None) -> None:
+    """In --model_path: what an earlier training left there is moved, or gone on with."""
+    args = run.args
+    here = saved and saved.folder.resolve().parent == Path(args.model_path).resolve()
+    again = args.resume_epoch == "latest" and not args.force
+    folders.set_aside(args.model_path, saved if here else None, again)
+    run.best_result = folders.best_result(args.model_path, run.task.MEASURED[0])
+    if args.log_to is not None:
+        run.logger = loggers.Logger(args.log_to, args.model_path, run.step, run.epoch)
 
 
 def make_loaders(args, seed: int) -> tuple[Loader, Loader]:
