@@ -9,7 +9,8 @@
 - `input_shape(options) -> (C, H, W)`: of a test picture.
 - `make_dataset(options, mode) -> paddle.io.Dataset`: mode is 'train' or 'val'. An item is a tuple
   of an image, float32 [C, H, W], and its targets, numbers or arrays, which a batch stacks. Its
-  attribute `epoch` is set before each epoch. It may have `classes`, names in the order of labels.
+  attribute `epoch` is set before each epoch; `mode` may be set to 'val' later, so that pictures to
+  train on are prepared as in a test. It may have `classes`, names in the order of labels.
   With --train_sizes its keys are (index, side) in place of an index.
 - `make_model(options, pretrained=False) -> paddle.nn.Layer`: a network that takes images, float32
   [N, C, H, W]; `pretrained` for Paddle's ImageNet weights.

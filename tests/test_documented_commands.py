@@ -17,14 +17,16 @@ import evaluate
 import export
 import train
 from benchmarks.inference import compare as inference
-from results import experiments, plots
+from results import experiments, plots, sensitivity
 from results.rows import DATA
 
 SMALL_VOC = "--image_size 64 --train_sizes 64 64"
 SMALL = "--scale 0.25 --batch_size 2 --batch_size_for_validation 2 --num_workers 0 --max_steps 1"
 ENGLISH = sorted(set(DOCUMENTS) - set(TWINS.values()))  # whose twins show the same commands
 PROGRAMS = ("train.py", "evaluate.py", "export.py")  # and my_train.py
-MODULES = ("benchmarks.inference.compare", "results.experiments", "results.plots")
+MODULES = (
+    "benchmarks.inference.compare", "results.experiments", "results.plots", "results.sensitivity",
+)  # fmt: skip
 MY_TRAIN = blocks("docs/custom-pruners.md", "python")[-1]
 
 
@@ -96,6 +98,10 @@ def test_documented_command(command, trained, trained_voc, tmp_path, monkeypatch
     if "results.plots" in words:
         plots.main(words[3:])
         assert {path.stem for path in Path("pictures").iterdir()} == {"epochs", "layers", "weights"}
+        return
+    if "results.sensitivity" in words:
+        sensitivity.main([*words[3:], "--ratios", "0.9", "--out", str(tmp_path)])
+        assert capfd.readouterr().out.splitlines()[-1].startswith("--distribution 'conv1")
         return
     if "benchmarks.inference.compare" in words:
         pytest.importorskip("paddle2onnx")
