@@ -35,24 +35,41 @@ def measure(out: Path, data: str, seconds: float) -> list[dict]:
     rows = {name: folder for name, folder in rows.items() if (folder / train_state.STATE).exists()}
     if not rows:
         raise ValueError(f"{out} has no trained network of {data}")
+    shape = input_shape(parse_training("", DATA[data].options))
     with tempfile.TemporaryDirectory() as exports:
-        forms, sizes = {}, {}
+        forms = []
         for name, folder in rows.items():
             for runtime in ("sparse", "onnx") if name == f"{data}-control" else ("sparse",):
                 to = Path(exports) / name
                 export.main(["--pruned_model", str(folder), "--format", runtime, "--out", str(to)])
-                forms[name, runtime] = runtimes.load(runtime, to, batch=1, threads=1)
-                files = runtimes.files(runtime, to)
-                sizes[name, runtime] = sum((to / file).stat().st_size for file in files)
-        options = parse_training("", DATA[data].options)
-        picture = paddle.randn([1, *input_shape(options)])
-        found = cost.medians(forms, picture, seconds=seconds)
+                forms.append((runtime, to))
+        found = measure_exports(forms, shape, seconds)
     return [
-        {"row": name, "runtime": runtime, "bytes": sizes[name, runtime],
-         "ms": round(1000 * found[name, runtime], 4), "threads": 1,
+        {"row": folder.name, "runtime": runtime, **found[runtime, folder], "threads": 1,
          "hardware": cpu_name(), "date": str(datetime.date.today())}
-        for name, runtime in forms
+        for runtime, folder in forms
     ]  # fmt: skip
+
+
+def measure_exports(
+    forms: list[tuple[str, Path]], shape: tuple[int, int, int], seconds: float
+) -> dict[tuple[str, Path], dict]:
+    """Bytes, and milliseconds of one picture on one thread, of networks that take turns.
+
+    Args:
+        forms: runtime and folder, as export.py's --format and --out.
+        shape: of a picture, (C, H, W).
+        seconds: of timing, of all together.
+    """
+    networks = {form: runtimes.load(*form, batch=1, threads=1) for form in forms}
+    taken = cost.medians(networks, paddle.randn([1, *shape]), seconds)
+    return {
+        (name, folder): {
+            "bytes": sum((folder / file).stat().st_size for file in runtimes.files(name, folder)),
+            "ms": round(1000 * seconds, 4),
+        }
+        for (name, folder), seconds in taken.items()
+    }
 
 
 @one_line_errors

@@ -31,10 +31,21 @@ from training.command_line import one_line_errors
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+plt.rcParams["text.parse_math"] = False  # names are no formulas
+
 PERCENT = matplotlib.ticker.PercentFormatter(1, decimals=None)
 # Rows whose sparsity by layer is drawn.
 COMPARED = [f"imagenette-{name}" for name in ("gmp-95", "no-floor-95", "erk-95")]
-METRICS = ("top1", "map_11point")  # what a task measures first
+# Curves over the epochs: by panel the names of metrics.jsonl, and of their lines.
+PANELS = {
+    "accuracy": {"top1": "top-1", "top5": "top-5"},
+    "mAP": {"map_11point": "11-point"},
+    "loss": {"train_loss": "training", "loss": "test"},
+    "learning rate": {"lr": "learning rate"},
+    "sparsity": {"prunable_sparsity": "prunable", "sparsity": "all"},
+    "threshold": {"threshold": "threshold"},
+}
+STYLES = ("-", "--")  # of a panel's lines, where the colours are those of runs
 
 
 def save(figure, out: Path, name: str) -> None:
@@ -45,47 +56,98 @@ def save(figure, out: Path, name: str) -> None:
     plt.close(figure)
 
 
-def draw_epochs(records: list[dict], out: Path) -> None:
-    epochs = [record["epoch"] for record in records]
-    metric = next(name for name in METRICS if name in records[-1])
-    panels = {
-        "accuracy" if metric == "top1" else "mAP": {
-            "top1": "top-1",
-            "map_11point": "11-point",
-            "top5": "top-5",
-        },
-        "loss": {"train_loss": "training", "loss": "test"},
-        "learning rate": {"lr": "learning rate"},
-        "sparsity": {"prunable_sparsity": "prunable", "sparsity": "all"},
-        "threshold": {"threshold": "threshold"},
+def lines_of(panel: str, records: list[dict]) -> dict[str, list[tuple]]:
+    """By name the points (epoch, value) of the lines that have some."""
+    lines = {
+        label: [(r["epoch"], r[key]) for r in records if r.get(key) is not None]
+        for key, label in PANELS[panel].items()
     }
-    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 11), sharex=True, layout="constrained")
-    for axis, (title, lines) in zip(axes, panels.items()):
-        for key, label in lines.items():
-            points = [(e, r[key]) for e, r in zip(epochs, records) if r.get(key) is not None]
-            if points:
-                axis.plot(*zip(*points), marker="o", markersize=3, label=label)
-        axis.set_ylabel(title)
-        axis.grid(alpha=0.3)
+    return {label: points for label, points in lines.items() if points}
+
+
+def draw_panel(axis, panel: str, records: list[dict], color: str | None = None) -> None:
+    """
+    Args:
+        color: of all lines, which differ in style then; else each has its own.
+    """
+    styles = dict(zip(PANELS[panel].values(), STYLES))
+    for label, points in lines_of(panel, records).items():
+        style = {"color": color, "linestyle": styles[label]} if color else {}
+        axis.plot(*zip(*points), marker="o", markersize=3, label=label, **style)
+    axis.grid(alpha=0.3)
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    if panel == "sparsity":
+        axis.set_ylim(0, 1)
+    if panel in ("accuracy", "mAP", "sparsity"):
+        axis.yaxis.set_major_formatter(PERCENT)
+
+
+def draw_epochs(records: list[dict], out: Path) -> None:
+    panels = [panel for panel in PANELS if lines_of(panel, records)]
+    size = (7, 2.2 * len(panels))
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes[:, 0], panels):
+        draw_panel(axis, panel, records)
+        axis.set_ylabel(panel)
         if len(axis.lines) > 1:
             axis.legend()
-        if title == "sparsity":
-            axis.set_ylim(0, 1)
-        if title in ("accuracy", "mAP", "sparsity"):
-            axis.yaxis.set_major_formatter(PERCENT)
     figure.align_ylabels()
-    axes[-1].set_xlabel("epoch")
-    axes[-1].xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes[-1, 0].set_xlabel("epoch")
     save(figure, out, "epochs")
 
 
+def read_layers(path: Path) -> dict[str, np.ndarray]:
+    """The weights in a file that have two or more dimensions: the prunable ones by default.
+
+    Raises:
+        ValueError, FileNotFoundError: it holds none, is damaged, or not there.
+    """
+    weights = {
+        name: value
+        for name, value in checkpoint.read_arrays(path).items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim > 1
+    }
+    weights = {name: value for name, value in weights.items() if value.size}
+    if not weights:
+        raise ValueError(f"{path} holds no layer's weights; give a run's folder")
+    return weights
+
+
+def sparsity(*values: np.ndarray) -> float:
+    return sum(int((value == 0).sum()) for value in values) / sum(value.size for value in values)
+
+
+def kept_weights(weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Float32, all that are finite and not 0."""
+    flat = np.concatenate([value.ravel() for value in weights.values()])
+    with np.errstate(over="ignore"):
+        flat = flat.astype(np.float32)
+    return flat[np.isfinite(flat) & (flat != 0)]
+
+
+def draw_histogram(axis, kept: np.ndarray, before=None, edges: float = 0.005, **style) -> None:
+    """
+    Args:
+        kept: weights, from kept_weights().
+        before: those that the training started from, as an outline.
+        edges: part of the weights that is drawn at the edges, whatever they are.
+        style: of `kept`.
+    """
+    there = [weights for weights in (kept, before) if weights is not None and len(weights)]
+    limit = max((float(np.quantile(np.abs(w), 1 - edges)) for w in there), default=1.0)
+    bins = np.linspace(-limit, limit, 202)
+    axis.hist(kept.clip(-limit, limit), bins, histtype="stepfilled", **style)
+    if before is not None:
+        axis.hist(before.clip(-limit, limit), bins, histtype="step", color="black")
+    axis.grid(alpha=0.3)
+
+
 def draw_layers(weights: dict[str, np.ndarray], out: Path) -> None:
-    """Of the arrays of two or more dimensions: the prunable ones by default."""
-    weights = {name: value for name, value in weights.items() if value.ndim > 1}
-    sparsities = [float((value == 0).mean()) for value in weights.values()]
     figure, axis = plt.subplots(figsize=(8, 1.5 + 0.19 * len(weights)), layout="constrained")
     names = [f"{name}  ({value.size:,})" for name, value in weights.items()]
-    axis.barh(names, sparsities)
+    axis.barh(names, [sparsity(value) for value in weights.values()])
     axis.invert_yaxis()
     axis.margins(y=0.01)
     axis.tick_params(axis="y", labelsize=8)
@@ -95,15 +157,14 @@ def draw_layers(weights: dict[str, np.ndarray], out: Path) -> None:
     axis.grid(axis="x", alpha=0.3)
     save(figure, out, "layers")
 
-    flat = np.concatenate([value.ravel() for value in weights.values()])
-    kept = flat[flat != 0]
-    limit = float(np.quantile(np.abs(kept), 0.995)) if len(kept) else 1.0
+
+def draw_weights(weights: dict[str, np.ndarray], out: Path) -> None:
+    kept, count = kept_weights(weights), sum(value.size for value in weights.values())
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.hist(kept.clip(-limit, limit), bins=201)
+    draw_histogram(axis, kept)
     axis.set_xlabel("weight (the outermost 0.5% at the edges)")
     axis.set_ylabel("weights")
-    axis.set_title(f"{len(kept):,} of {len(flat):,} weights, {1 - len(kept) / len(flat):.2%} are 0")
-    axis.grid(alpha=0.3)
+    axis.set_title(f"{len(kept):,} of {count:,} weights, {sparsity(*weights.values()):.2%} are 0")
     save(figure, out, "weights")
 
 
@@ -216,10 +277,10 @@ def main(argv=None) -> None:
     metrics = args.folder / folders.METRICS
     if not metrics.is_file():
         raise FileNotFoundError(f"{args.folder} has neither {folders.METRICS} nor runs.jsonl")
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    draw_epochs(records, args.out)
-    path = folders.find_weights(args.folder)
-    draw_layers(checkpoint.read_arrays(path), args.out)
+    draw_epochs(folders.read_metrics(args.folder), args.out)
+    weights = read_layers(folders.find_weights(args.folder))
+    draw_layers(weights, args.out)
+    draw_weights(weights, args.out)
 
 
 if __name__ == "__main__":

@@ -210,10 +210,12 @@ def add_metrics(model_path, record: dict) -> None:
 def read_metrics(model_path) -> list[dict]:
     """The records of metrics.jsonl, without a last line that was cut short."""
     path = Path(model_path) / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if not path.exists():
+        return []
     try:
+        lines = path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; move it away") from None
 
 
