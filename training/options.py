@@ -92,11 +92,15 @@ def parse_training(text: str, argv=None) -> argparse.Namespace:
     check_data(args)
     check_training(args, {**parser.defaults(), **defaults_of(args.data)}, chosen)
     if args.use_pretrained is None:
-        args.use_pretrained = (
-            args.data in PRETRAINED and args.scale == 1 and not args.pretrained_model
-        )
+        args.use_pretrained = starts_pretrained(vars(args))
     args.classes = None  # their names, where the data set has some
     return args
+
+
+def starts_pretrained(options: dict) -> bool:
+    """The default of --use_pretrained."""
+    named = options["data"] in PRETRAINED and not options["pretrained_model"]
+    return named and options["scale"] == 1
 
 
 def parse_evaluation(text: str, argv=None) -> argparse.Namespace:
