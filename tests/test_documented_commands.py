@@ -17,7 +17,7 @@ import evaluate
 import export
 import train
 from benchmarks.inference import compare as inference
-from results import experiments, plots, sensitivity
+from results import experiments, plots, report, sensitivity
 from results.rows import DATA
 
 SMALL_VOC = "--image_size 64 --train_sizes 64 64"
@@ -25,7 +25,8 @@ SMALL = "--scale 0.25 --batch_size 2 --batch_size_for_validation 2 --num_workers
 ENGLISH = sorted(set(DOCUMENTS) - set(TWINS.values()))  # whose twins show the same commands
 PROGRAMS = ("train.py", "evaluate.py", "export.py")  # and my_train.py
 MODULES = (
-    "benchmarks.inference.compare", "results.experiments", "results.plots", "results.sensitivity",
+    "benchmarks.inference.compare", "results.experiments", "results.plots", "results.report",
+    "results.sensitivity",
 )  # fmt: skip
 MY_TRAIN = blocks("docs/custom-pruners.md", "python")[-1]
 
@@ -102,6 +103,10 @@ def test_documented_command(command, trained, trained_voc, tmp_path, monkeypatch
     if "results.sensitivity" in words:
         sensitivity.main([*words[3:], "--ratios", "0.9", "--out", str(tmp_path)])
         assert capfd.readouterr().out.splitlines()[-1].startswith("--distribution 'conv1")
+        return
+    if "results.report" in words:
+        report.main(words[3:])
+        assert "</html>" in Path(words[words.index("--out") + 1]).read_text("utf-8")
         return
     if "benchmarks.inference.compare" in words:
         pytest.importorskip("paddle2onnx")
