@@ -18,7 +18,8 @@ For anything else rewrite this file: nothing but `--data imagenet` imports it. W
 is `ImageNetDataset(data_dir, mode, num_classes=, seed=)` with mode 'train' or 'val',
 `len(dataset)`, `dataset[i]`, which is (float32 [3, 224, 224], label), and `epoch`, which is set
 before each. Only if they are there: the argument `image_size=` (without it there is no
-`--image_size`), and the argument and attribute `classes`, names that are kept with a checkpoint.
+`--image_size`); the argument and attribute `classes`, names that are kept with a checkpoint; and
+the function `to_input`, with which evaluate.py --predict brings any picture to the network.
 
 `python -m benchmarks.reader` measures the speed.
 """
@@ -43,6 +44,7 @@ from readers.pictures import (
     read_file,
     resize_short,
 )
+from readers.printable import printable
 
 MAX_LINE = 8192  # bytes of a list's line; a path of Linux has 4096
 MAX_IMAGE_SIZE = 4096
@@ -106,15 +108,19 @@ class ImageNetDataset(paddle.io.Dataset):
             if self.lines is not None:
                 line = self.lines[index]
                 hint = f"replace the picture or delete line {line} of {self.list_file}"
-            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
-            raise type(error)(f"{shown}: {error}; {hint}") from None
+            raise type(error)(f"{printable(path)}: {error}; {hint}") from None
         if self.mode == "train":
             rng = np.random.default_rng((self.seed, self.epoch, index % len(self)))
-            pixels = random_flip(random_crop(pixels, self.image_size, rng), rng)
+            image = normalize(random_flip(random_crop(pixels, self.image_size, rng), rng))
         else:
-            short_side = round(self.image_size * 256 / 224)
-            pixels = center_crop(resize_short(pixels, short_side), self.image_size)
-        return normalize(pixels), self.labels[index]
+            image = to_input(pixels, self.image_size)
+        return image, self.labels[index]
+
+
+def to_input(pixels: np.ndarray, image_size: int = 224) -> np.ndarray:
+    """RGB pixels, uint8 [H, W, 3], as a test picture: float32 [3, image_size, image_size]."""
+    pixels = resize_short(pixels, round(image_size * 256 / 224))
+    return normalize(center_crop(pixels, image_size))
 
 
 def class_folders(data_dir: str) -> list[str]:

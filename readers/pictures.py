@@ -10,6 +10,7 @@ import io
 import math
 import os
 import stat
+import warnings
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ AREA = (0.08, 1.0)  # of a random crop, as a part of the picture's (Szegedy et a
 RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB of RGB
 MAX_BYTES = 3 * MAX_PIXELS + (1 << 20)  # of a file: all of them uncompressed, and headers
+MAX_EDGE = 10_000  # pixels; of 10,000 x 1 squeeze() makes about 8,000 x 8,000 on its way
 MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG; a progressive one has about 10
 FORMATS = (
     "JPEG",
@@ -93,7 +95,10 @@ def decode(data: bytes, fast: bool = False) -> np.ndarray:
 
 def decode_with_pillow(data: bytes) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see check_size()
+            opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        with opened as image:
             check_size(image.height, image.width)
             if image.mode.startswith("I"):  # 16-bit grey, which convert() cuts off at 255
                 image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
@@ -123,6 +128,19 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     k = max(1, math.ceil(step / 1.25))
     pixels = cv2.resize(pixels, (k * width, k * height), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if k > 1 else pixels
+
+
+def check_edges(height: int, width: int) -> None:
+    """Raises ValueError: a picture is too long for squeeze()."""
+    if max(height, width) > MAX_EDGE:
+        longest = max(height, width)
+        raise ValueError(f"{longest:,} pixels are too long, {MAX_EDGE:,} are allowed")
+
+
+def squeeze(pixels: np.ndarray, size: int) -> np.ndarray:
+    """All of a picture resized to [size, size, 3], whatever its ratio; errors of check_edges()."""
+    check_edges(*pixels.shape[:2])
+    return resize(pixels, size, size)
 
 
 def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

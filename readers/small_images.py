@@ -58,6 +58,8 @@ class _SmallImages(paddle.io.Dataset):
     """
 
     num_classes = 10
+    classes: tuple | None = None  # names in the order of the labels, where these mean others
+    published = 32  # side of the pictures as they are published
     default_dir: str | None = None
     train_files: tuple = ()  # a (URL, MD5) for each
     val_files: tuple = ()  # the same
@@ -94,14 +96,34 @@ class _SmallImages(paddle.io.Dataset):
         if self.mode == "train":
             rng = np.random.default_rng((self.seed, self.epoch, index))
             image = pad_crop_flip(image, self.pad, self.flip, rng)
-        mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
-        image = (image.astype(np.float32) / self.white - mean) / std
-        image = np.broadcast_to(image, (3, 32, 32))
-        if self.image_size != 32:
-            side = self.image_size
+        image = self._normalized(image.astype(np.float32) / self.white, self.image_size)
+        return image, self.labels[index]
+
+    @classmethod
+    def _normalized(cls, image: np.ndarray, side: int) -> np.ndarray:
+        """Values in 0..1, float32 [1 or 3, 32, 32], as an item's image [3, side, side]."""
+        mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (cls.mean, cls.std))
+        image = np.broadcast_to((image - mean) / std, (3, 32, 32))
+        if side != 32:
             image = pictures.resize(np.ascontiguousarray(image.transpose(1, 2, 0)), side, side)
             image = image.transpose(2, 0, 1)
-        return np.ascontiguousarray(image), self.labels[index]
+        return np.ascontiguousarray(image)
+
+    @classmethod
+    def to_input(cls, pixels: np.ndarray, image_size: int) -> np.ndarray:
+        """RGB pixels, uint8 [H, W, 3], as a test picture: float32 [3, image_size, image_size].
+
+        They are squeezed into the data set's own size first, and become grey where it is.
+
+        Raises:
+            ValueError: the picture is too long.
+        """
+        pixels = pictures.squeeze(pixels, cls.published)
+        if len(cls.mean) == 1:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        pixels = cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_LINEAR)
+        image = np.atleast_3d(pixels).transpose(2, 0, 1)
+        return cls._normalized(image.astype(np.float32) / 255, image_size)
 
 
 class Cifar10(_SmallImages):
@@ -113,6 +135,10 @@ class Cifar10(_SmallImages):
     """
 
     default_dir = "data"
+    classes = (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    )
     train_files = val_files = ((cifar.CIFAR10_URL, cifar.CIFAR10_MD5),)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -135,6 +161,11 @@ class FashionMNIST(_SmallImages):
     """Four `*-ubyte.gz` files in data_dir, downloaded where missing; 60,000 train, 10,000 val."""
 
     default_dir = "data/fashion-mnist"
+    classes = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
+    published = 28
     train_files = (
         (mnist.FashionMNIST.TRAIN_IMAGE_URL, mnist.FashionMNIST.TRAIN_IMAGE_MD5),
         (mnist.FashionMNIST.TRAIN_LABEL_URL, mnist.FashionMNIST.TRAIN_LABEL_MD5),
@@ -162,6 +193,7 @@ class FashionMNIST(_SmallImages):
 class Digits(_SmallImages):
     """The 1,797 handwritten digits inside scikit-learn, no download; 1,437 train, 360 val."""
 
+    published = 8
     white = 16
     pad, flip = 0, False  # they are alike enough, and learnt faster, as they are
 

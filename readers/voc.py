@@ -19,7 +19,15 @@ from xml.etree import ElementTree
 import numpy as np
 import paddle
 
-from readers.pictures import decode, normalize, open_file, read_file, resize
+from readers.pictures import (
+    check_edges,
+    decode,
+    normalize,
+    open_file,
+    read_file,
+    resize,
+    squeeze,
+)
 from readers.voc_augment import AUGMENTATIONS, Sample, mixup, target
 
 CLASSES = [
@@ -31,7 +39,6 @@ YEARS = ("VOC2007", "VOC2012")
 MAX_XML = 1 << 20  # bytes; VOC's largest annotation has 16,000
 MAX_LIST = 64 << 20  # bytes; a million names of VOC's have 12 million
 MAX_LABELS = 128 << 10  # bytes; the 9,418 names of YOLO9000 have 99,137
-MAX_EDGE = 10_000  # pixels; of 10,000 x 1 resize() makes about 8,000 x 8,000 on its way
 ENDS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 MAX_TRAIN_EDGE = 1024  # pixels before expand(), which makes up to 4 times as many; VOC has 500
 
@@ -95,7 +102,7 @@ class VOCDataset(paddle.io.Dataset):
         if self.mode == "val":
             pixels = self.pixels(index)
             shape = np.array(pixels.shape[:2], np.int32)
-            return normalize(resize(pixels, size, size)), shape, np.int64(index)
+            return to_input(pixels, size), shape, np.int64(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         sample = self.sample(index)
         if self.epoch < self.mixup_epochs:
@@ -111,8 +118,7 @@ class VOCDataset(paddle.io.Dataset):
         try:
             pixels = decode(read_file(path), fast=self.mode == "train")
             shape, objects = pixels.shape[:2], self.objects[index]
-            if max(shape) > MAX_EDGE:
-                raise ValueError(f"{max(shape):,} pixels are too long, {MAX_EDGE:,} are allowed")
+            check_edges(*shape)
             if objects.size is None:  # its annotation does not tell
                 self.objects[index] = objects._replace(
                     boxes=inside(objects.boxes, shape), size=shape
@@ -132,6 +138,15 @@ class VOCDataset(paddle.io.Dataset):
             pixels = resize(pixels, *(max(1, round(side * shrink)) for side in pixels.shape[:2]))
         weights = np.ones(len(objects.boxes), np.float32)
         return Sample(pixels, objects.boxes * np.float32(shrink), objects.labels, weights)
+
+
+def to_input(pixels: np.ndarray, size: int) -> np.ndarray:
+    """RGB pixels, uint8 [H, W, 3], as a test picture: float32 [3, size, size].
+
+    Raises:
+        ValueError: the picture is too long.
+    """
+    return normalize(squeeze(pixels, size))
 
 
 def read_classes(data_dir: str | os.PathLike) -> list[str]:

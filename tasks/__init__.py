@@ -23,7 +23,13 @@
 - `MEASURED`, `Metric(dataset)`: names of what is measured on the test set, the first one deciding
   which weights are best (higher is better), and what measures it: `add(outputs, targets)` for each
   batch, then `result()`, a dict of a float for each of MEASURED and `samples`, over all ranks.
-  For evaluate.py it may have `table() -> str` and `show(folder)`, which draws into files.
+  For evaluate.py, after that and of one rank: `per_class()`, a list with a dict for each class, its
+  name under `class`; and it may have `show(folder)`, which draws into files.
+- `to_input(options, pixels) -> array`: any picture, RGB uint8 [H, W, 3], as one of the test set.
+- `predictions(outputs, pixels, names) -> list[dict]`: what the network says of that picture, alone
+  in its batch, the likeliest first: `probability` or `score`, `label`, `class`, its name or else
+  the label as text, and maybe `box`. What these are drawn by, if it is there, is
+  `draw(pixels, predictions, path)`.
 
 What a user can mend is raised as a ValueError or FileNotFoundError of one line.
 """

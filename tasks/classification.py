@@ -14,10 +14,11 @@ from paddle.vision import models
 
 from readers.small_images import Cifar10, Digits, FashionMNIST
 from tasks.lines import say
-from tasks.measure import build, summarize
+from tasks.measure import build, class_name, class_names, summarize
 
 # The number of classes of each data set.
 DATA = {"cifar10": 10, "imagenet": 1000, "fashion_mnist": 10, "digits": 10}
+SMALL = {"cifar10": Cifar10, "fashion_mnist": FashionMNIST, "digits": Digits}
 MODELS = [name for name in models.__all__ if name[0].islower()]
 COUNTED = ("loss", "top1", "top5")  # while training, as means over the samples
 MEASURED = ("top1", "top5", "loss")  # by the metric; the first one tells which weights are best
@@ -39,9 +40,8 @@ def make_dataset(options, mode: str):
         return make_imagenet(options, mode)
     if options.num_classes < DATA[name]:
         raise ValueError(f"{name} has {DATA[name]} classes, --num_classes {options.num_classes}")
-    small = {"cifar10": Cifar10, "fashion_mnist": FashionMNIST, "digits": Digits}
     size = input_shape(options)[1]
-    return small[name](data_dir, mode, seed=options.seed, image_size=size)
+    return SMALL[name](data_dir, mode, seed=options.seed, image_size=size)
 
 
 def make_imagenet(options, mode: str):
@@ -73,6 +73,22 @@ def make_imagenet(options, mode: str):
             sys.stderr,
         )
     return dataset
+
+
+def to_input(options, pixels: np.ndarray) -> np.ndarray:
+    """
+    Raises:
+        ValueError: the picture is too long.
+        NotImplementedError: a user's own imagenet_reader.py does not tell how.
+    """
+    side = input_shape(options)[1]
+    if options.data in SMALL:
+        return SMALL[options.data].to_input(pixels, side)
+    import imagenet_reader
+
+    if not hasattr(imagenet_reader, "to_input"):
+        raise NotImplementedError("--predict: imagenet_reader.py has no function to_input")
+    return imagenet_reader.to_input(pixels, side)
 
 
 def make_model(options, pretrained: bool = False):
@@ -125,13 +141,28 @@ def loss(outputs, targets: list[paddle.Tensor], label_smoothing: float = 0.0) ->
 
 def counts(outputs, targets: list[paddle.Tensor], mean_loss: paddle.Tensor) -> paddle.Tensor:
     """float64 [4] on the device: sum of the loss, hits of top-1, hits of top-5, samples."""
-    logits, (labels,) = main_output(outputs), targets
-    hits = paddle.topk(logits, min(5, logits.shape[1]))[1] == labels.reshape([-1, 1])
-    hits = hits.astype("float64")  # [N, 5]
+    labels, found = targets[0], hits(outputs, targets)
     samples = paddle.full([], labels.shape[0], "float64")
     loss_sum = mean_loss.detach().astype("float64") * samples
-    sums = [loss_sum, hits[:, 0].sum(), hits.sum(), samples]
+    sums = [loss_sum, found[:, 0].sum(), found.sum(), samples]
     return paddle.stack([s.reshape([]) for s in sums])
+
+
+def hits(outputs, targets: list[paddle.Tensor]) -> paddle.Tensor:
+    """float64 [N, 5]: 1 where the label is the likeliest class, the second likeliest, ..."""
+    logits, (labels,) = main_output(outputs), targets
+    likeliest = paddle.topk(logits, min(5, logits.shape[1]))[1]
+    return (likeliest == labels.reshape([-1, 1])).astype("float64")
+
+
+def predictions(outputs, pixels: np.ndarray, names: list[str] | None) -> list[dict]:
+    """The five likeliest classes."""
+    logits = main_output(outputs)[0].astype("float32")
+    values, labels = paddle.topk(F.softmax(logits), min(5, len(logits)))
+    return [
+        {"probability": probability, "label": label, "class": class_name(names, label)}
+        for probability, label in zip(values.tolist(), labels.tolist())
+    ]
 
 
 def main_output(outputs) -> paddle.Tensor:
@@ -142,9 +173,12 @@ class Metric:
     """Accuracies and loss over a test set, exact for unequal batches."""
 
     def __init__(self, dataset):
+        self.names = class_names(dataset)
         self.totals = paddle.zeros([len(COUNTED) + 1], "float64")
+        self.tested = []  # of each batch: labels and whether they were found, [N] each
 
     def add(self, outputs, targets: list[paddle.Tensor]) -> None:
+        self.tested.append((targets[0].flatten(), hits(outputs, targets)[:, 0]))
         logits = main_output(outputs)
         self.totals += counts(logits, targets, F.cross_entropy(logits, *targets))
 
@@ -153,3 +187,17 @@ class Metric:
         if dist.get_world_size() > 1:
             dist.all_reduce(self.totals)
         return summarize(self.totals, COUNTED)
+
+    def per_class(self) -> list[dict]:
+        labels, right = (paddle.concat(column).numpy() for column in zip(*self.tested))
+        count = max(labels.max() + 1, len(self.names or []))
+        samples = np.bincount(labels, minlength=count).tolist()
+        found = np.bincount(labels, right, minlength=count).tolist()
+        return [
+            {
+                "class": class_name(self.names, label),
+                "samples": samples[label],
+                "top1": found[label] / samples[label] if samples[label] else None,
+            }
+            for label in range(count)
+        ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from readers import voc
+from readers.printable import printable
 from readers.voc import VOCDataset, read_classes
 from tasks import yolov3
-from tasks.drawing import side_by_side, write_png
+from tasks.drawing import draw_boxes, side_by_side, write_png
 from tasks.mean_ap import average_precision, hits
-from tasks.measure import build
+from tasks.measure import build, class_name
 
 DATA = ["voc"]
 MODELS = ["yolov3"]
@@ -57,6 +60,14 @@ def make_dataset(options, mode: str) -> VOCDataset:
     return dataset
 
 
+def to_input(options, pixels: np.ndarray) -> np.ndarray:
+    """
+    Raises:
+        ValueError: the picture is too long.
+    """
+    return voc.to_input(pixels, options.image_size)
+
+
 def make_model(options, pretrained: bool = False) -> yolov3.YOLOv3:
     """
     Raises:
@@ -74,6 +85,24 @@ def counts(outputs, targets: list[paddle.Tensor], mean_loss: paddle.Tensor) -> p
     """float64 [2] on the device: sum of the loss, samples."""
     samples = paddle.full([], outputs[0].shape[0], "float64")
     return paddle.stack([mean_loss.detach().astype("float64").reshape([]) * samples, samples])
+
+
+def predictions(outputs, pixels: np.ndarray, names: list[str] | None) -> list[dict]:
+    """What is found in a picture with a score of at least 0.3; boxes as of yolov3.detections()."""
+    sizes = paddle.to_tensor([pixels.shape[:2]], "int32")
+    ((boxes, scores, labels),) = yolov3.detections(outputs, sizes)
+    return [
+        {"score": score, "label": label, "class": class_name(names, label), "box": box}
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist())
+        if score >= MIN_SHOWN_SCORE
+    ]
+
+
+def draw(pixels: np.ndarray, found: list[dict], path: str) -> None:
+    """Writes a PNG of the picture with what predictions() found in it."""
+    boxes = np.float32([each["box"] for each in found])
+    texts = [f"{printable(each['class'])} {each['score']:.2f}" for each in found]
+    write_png(path, draw_boxes(pixels, boxes, [each["label"] for each in found], texts))
 
 
 class Metric:
@@ -106,20 +135,25 @@ class Metric:
         rows = gathered(np.concatenate(self.rows))
         rows = rows[np.lexsort((rows[:, 3], -rows[:, 1]))]  # also by sample, as scores may tie
         objects = self.dataset.objects
-        self.by_class = {}
+        self.by_class, self.positives = {}, {}
         for label, name in enumerate(self.dataset.classes):
             positives = sum(int((~o.difficult & (o.labels == label)).sum()) for o in objects)
             self.by_class[name] = average_precision(rows[rows[:, 0] == label, 2], positives)
+            self.positives[name] = positives
         means = np.nanmean(list(self.by_class.values()), axis=0)  # NaN: not in the test set
         return {**dict(zip(MEASURED, means.tolist())), "samples": len(objects)}
 
-    def table(self) -> str:
-        """11-point and area average precision of each class, after `result`."""
-        lines = [f"{'class':20} 11-point     area"]
-        lines += [
-            f"{name:20} {p11:8.4f} {area:8.4f}" for name, (p11, area) in self.by_class.items()
+    def per_class(self) -> list[dict]:
+        """Objects, without difficult ones, and average precision in both forms."""
+        return [
+            {
+                "class": name,
+                "objects": self.positives[name],
+                "ap_11point": None if math.isnan(p11) else p11,
+                "ap_area": None if math.isnan(area) else area,
+            }
+            for name, (p11, area) in self.by_class.items()
         ]
-        return "\n".join(lines)
 
     def show(self, folder: str) -> None:
         """Draws the first pictures as PNGs: on the left what was found, on the right the truth."""

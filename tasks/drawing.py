@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from readers.printable import printable
 from readers.voc import Objects
 
 LONG_SIDE = 512  # pixels of a drawn picture
@@ -24,6 +25,7 @@ def side_by_side(
         classes: names, in the order of the labels.
     """
     boxes, scores, labels = found
+    classes = [printable(name) for name in classes]
     texts = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores)]
     left = draw_boxes(pixels, boxes, labels, texts)
     texts = [

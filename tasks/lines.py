@@ -6,7 +6,10 @@ import os
 import sys
 
 import paddle.distributed as dist
+from tabulate import tabulate
 from tqdm import tqdm
+
+from readers.printable import printable
 
 
 def say(text: str, file=None) -> None:
@@ -25,6 +28,12 @@ def listed(values: dict, names: tuple[str, ...]) -> str:
     digits = {"loss": 3}
     there = [name for name in names if values[name] is not None]
     return "".join(f"{name} {values[name]:.{digits.get(name, 4)}f} " for name in there)
+
+
+def table(rows: list[dict]) -> str:
+    """Of a metric's per_class(): a line for each class, fractions with four digits."""
+    rows = [{**row, "class": printable(row["class"])} for row in rows]
+    return tabulate(rows, "keys", "plain", floatfmt=".4f", disable_numparse=[0])
 
 
 def not_loaded(what: str, names: list[str]) -> str:

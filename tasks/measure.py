@@ -20,6 +20,11 @@ def class_names(dataset) -> list[str] | None:
     return None if names is None else [str(name) for name in names]
 
 
+def class_name(names: list[str] | None, label: int) -> str:
+    """Of a label, or its number where it has none: a network may have more outputs than names."""
+    return names[label] if names and label < len(names) else str(label)
+
+
 def build(make, name: str, scale: float, pretrained: bool):
     """The network that `make()` builds with Paddle, whose errors become one line each.
 

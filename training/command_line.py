@@ -16,6 +16,8 @@ import time
 import warnings
 from typing import NoReturn
 
+from readers.printable import printable
+
 # Paddle's: about C++ extensions, at every import; and at the first step of every network with a
 # BatchNorm, of which it is true.
 for message in ("No ccache found", "When training, we now always track global mean"):
@@ -121,9 +123,8 @@ def nearest(word: str, words) -> str | None:
 
 def last_words(program: str, message: str) -> None:
     """A line on stderr, whatever the message holds."""
-    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     sys.stdout.flush()
-    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    print(f"{program}: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def start(parse) -> argparse.Namespace:

@@ -109,6 +109,8 @@ def parse_evaluation(text: str, argv=None) -> argparse.Namespace:
     add_evaluation_options(parser)
     args = parser.parse_args(argv)
     check_early(args)
+    if args.predict and (args.per_layer or args.per_class):
+        raise WrongOption("--predict measures nothing: leave --per_layer and --per_class out")
     if args.per_layer and args.runtime:
         raise WrongOption("--per_layer is of a checkpoint's weights: leave --runtime out")
     if args.threads and not args.runtime:
@@ -285,9 +287,13 @@ def add_evaluation_options(parser: Parser) -> None:
     add_device_options(parser)
     add("--batch_size", type=number(int, 1), help=f"(default: {DEFAULTS['batch_size']}, voc: 8)")
     add("--log_period", type=number(int, 1), default=100, help=argparse.SUPPRESS)  # upstream's
-    add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures")
+    add("--show", metavar="FOLDER", help="voc: draw what is found in the first 100 pictures, or "
+        "in those of --predict")
+    add("--predict", nargs="+", metavar="PICTURE",
+        help="say what is in these pictures; needs no data set")
     add("--json", action="store_true", help="print the results as one line of JSON, and only that")
     add("--per_layer", action="store_true", help="with a table of the layers' sparsity")
+    add("--per_class", action="store_true", help="with a table of the classes (voc: always)")
     add("--runtime", choices=RUNTIMES, help="what runs a folder that export.py wrote")
     add("--threads", type=number(int, 1), help="of --runtime (default: 1)")
     # fmt: on

@@ -16,6 +16,7 @@ from training import checkpoint, folders, pruning, ranks
 from training.folders import AVERAGE, MASKS, OPTIMIZER
 from training.run import Run
 from training.train_state import Saved
+from training.trained import classes_of
 
 # Options that decide how a training goes on: a resumed run has to repeat them.
 LASTING = """
@@ -131,7 +132,7 @@ def is_complete(args, saved: Saved) -> bool:
 
 
 def check_same_classes(args, saved: Saved) -> None:
-    names = saved.options.get("classes")
+    names = classes_of(saved)
     if names != args.classes and not args.force:
         raise ValueError(
             f"{saved.folder} was trained with {shortened(names)}, the data set has "

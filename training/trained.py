@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tasks import TASKS
+from tasks import TASKS, classification
 from training.command_line import WrongOption, nearest
 from training.options import check_data, fill_in
 from training.train_state import Saved
@@ -17,6 +17,21 @@ def check_model(args) -> None:
         close = nearest(args.model, there)
         hint = f"did you mean {close}?" if close else f"there are {', '.join(there)}"
         raise WrongOption(f"there is no model {args.model!r} for {args.data}; {hint}")
+
+
+def classes_of(saved: Saved | None, data: str | None = None) -> list[str] | None:
+    """Names of the classes of a checkpoint or export; None: they are numbers.
+
+    Early ones of CIFAR-10 and Fashion-MNIST were saved without; their labels mean the same.
+
+    Args:
+        data: the name of the data set, where nothing was saved.
+    """
+    options = saved.options if saved else {"data": data}
+    names = options.get("classes")
+    if names is None:
+        names = getattr(classification.SMALL.get(options.get("data")), "classes", None)
+    return None if names is None else list(names)
 
 
 def complete(args, saved: Saved | None) -> ModuleType:
@@ -43,7 +58,7 @@ def complete(args, saved: Saved | None) -> ModuleType:
             raise ValueError(
                 f"--{name} {value}: {saved.folder} was trained with --{name} {own}; leave it out"
             )
-    args.classes, args.seed = trained.get("classes"), 0
+    args.classes, args.seed = classes_of(saved, data), 0
     fill_in(args, data)
     check_model(args)
     check_data(args)

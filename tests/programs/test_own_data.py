@@ -68,6 +68,12 @@ def test_a_reader_with_nothing_but_what_its_docstring_promises(project, tmp_path
     printed = run(project, "evaluate.py", "--pruned_model", tmp_path / "models", *data, "--json")
     assert json.loads(printed)["samples"] == 12
     done = subprocess.run(
+        [sys.executable, "evaluate.py", "--pruned_model", tmp_path / "models", "--predict",
+         ROOT / "results" / "results.png"], cwd=project, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("imagenet_reader.py has no function to_input")
+    done = subprocess.run(
         [sys.executable, "train.py", *map(str, data), "--image_size", "96", "--use_pretrained",
          "false", "--model_path", tmp_path / "other"], cwd=project, capture_output=True, text=True,
     )  # fmt: skip
