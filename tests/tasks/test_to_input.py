@@ -46,15 +46,19 @@ def test_a_picture_of_fashion_mnist(tmp_path):
         data = gzip.compress(struct.pack(f">{len(head)}I", *head) + content)
         (tmp_path / f"t10k-{name}-ubyte.gz").write_bytes(data)
     dataset = FashionMNIST(tmp_path, "val")
-    image = TASKS["fashion_mnist"].to_input(options_of("fashion_mnist"), png(pixels))
-    np.testing.assert_array_equal(image, dataset[0][0])
+    for times in (1, 4):  # a larger one is brought to its 28 pixels first
+        larger = png(pixels.repeat(times, 0).repeat(times, 1))
+        image = TASKS["fashion_mnist"].to_input(options_of("fashion_mnist"), larger)
+        np.testing.assert_array_equal(image, dataset[0][0])
 
 
 def test_a_picture_of_the_digits():
     dataset, order = Digits(None, "val"), np.random.default_rng(0).permutation(1797)
-    pixels = load_digits().images[order[1437]] * 255 / 16
-    image = TASKS["digits"].to_input(options_of("digits"), png(pixels.round().astype(np.uint8)))
-    np.testing.assert_allclose(image, dataset[0][0], atol=0.01)
+    pixels = (load_digits().images[order[1437]] * 255 / 16).round().astype(np.uint8)
+    for times in (1, 8):  # a larger one is brought to its 8 pixels first
+        larger = png(pixels.repeat(times, 0).repeat(times, 1))
+        image = TASKS["digits"].to_input(options_of("digits"), larger)
+        np.testing.assert_allclose(image, dataset[0][0], atol=0.01)
 
 
 def test_a_picture_of_imagenet_and_of_voc(imagenet_dir, voc_dir):
@@ -65,6 +69,15 @@ def test_a_picture_of_imagenet_and_of_voc(imagenet_dir, voc_dir):
     dataset = VOCDataset(voc_dir, "val", image_size=96)
     image = TASKS["voc"].to_input(options_of("voc", image_size=96), dataset.pixels(2))
     np.testing.assert_array_equal(image, dataset[2][0])
+
+
+@pytest.mark.parametrize("data", ["cifar10", "imagenet", "voc"])
+def test_colours_and_sides_stay_what_they_are(data):
+    pixels = np.zeros([64, 64, 3], np.uint8)
+    pixels[:32, :32, 0] = 255  # red to the left above
+    red, green, _ = TASKS[data].to_input(options_of(data, image_size=64), pixels)
+    assert red[20, 20] > red[20, 44] == red[44, 20] == red[44, 44]
+    assert (green == green[0, 0]).all()
 
 
 def test_colours_become_grey_in_a_grey_data_set():
