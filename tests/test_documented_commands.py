@@ -45,6 +45,7 @@ def trained(imagenet_dir, tmp_path_factory):
     (folder / "data").mkdir()
     for place in ("data/ILSVRC2012", "my_data"):
         (folder / place).symlink_to(imagenet_dir)
+    (folder / "truck.jpg").symlink_to(imagenet_dir / "val 0.JPEG")
     small = SMALL.replace("--max_steps 1", "--num_epochs 10")
     options = f"--data imagenet --lr 0.05 --pruning_mode threshold --threshold 0.01 {small}"
     with pytest.MonkeyPatch.context() as patch:
@@ -82,7 +83,8 @@ def test_documented_command(command, trained, trained_voc, tmp_path, monkeypatch
         export.main(["--pruned_model", "models/", "--format", "sparse", "--out", "exported"])
     if "evaluate.py" in words:
         evaluate.main(words[2:])
-        assert ("map_11point" if voc else "top1") in capfd.readouterr().out
+        shown = "truck.jpg\n" if "--predict" in words else "map_11point" if voc else "top1"
+        assert shown in capfd.readouterr().out
         assert "--show" not in words or len(list(Path("seen").iterdir())) == 5
         return
     if "my_train.py" in words:
