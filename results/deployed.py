@@ -20,7 +20,7 @@ import paddle
 import export
 import runtimes
 from benchmarks.report import cpu_name
-from results.experiments import Suite
+from results.experiments import Suite, read_lines
 from results.rows import DATA, ROWS
 from runtimes import cost
 from tasks.classification import input_shape
@@ -82,9 +82,8 @@ def main(argv=None) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of timing (%(default)s)")
     args = parser.parse_args(argv)
     path = args.out / "deployed.jsonl"
-    old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     found = measure(args.out, args.data, args.seconds)
-    kept = [record for record in old if not record["row"].startswith(f"{args.data}-")]
+    kept = [record for record in read_lines(path) if not record["row"].startswith(f"{args.data}-")]
     path.write_text("".join(json.dumps(record) + "\n" for record in [*kept, *found]))
     for record in found:
         print("{row} {runtime}: {bytes:,} bytes, {ms} ms".format(**record))

@@ -171,7 +171,11 @@ def program(*words: str) -> tuple[str, float]:
 
 
 def read_runs(out: Path) -> list[dict]:
-    path = out / "runs.jsonl"
+    return read_lines(out / "runs.jsonl")
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Those of a file of JSON, without a last one that was cut short."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -221,8 +225,9 @@ def main(argv=None) -> None:
     runs = read_runs(args.out)
     if not runs:
         raise ValueError(f"{args.out} has no runs.jsonl, or no run in it")
+    deployed = read_lines(args.out / "deployed.jsonl")
     for name, data in DATA.items():
-        print(f"\n{data.title}\n\n{table(runs, name)}")
+        print(f"\n{data.title}\n\n{table(runs, name, deployed)}")
 
 
 def run_all(args) -> None:

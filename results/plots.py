@@ -11,7 +11,6 @@ time and size in the sparse runtime; the sparsity of every layer by method.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ try:
 except ImportError:
     sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
 
-from results.experiments import read_runs
+from results.experiments import read_lines, read_runs
 from results.rows import DATA, ROWS
 from training import checkpoint, folders
 from training.command_line import one_line_errors
@@ -269,10 +268,8 @@ def main(argv=None) -> None:
         runs = read_runs(args.folder)
         draw_results(runs, args.out)
         draw_distributions(runs, COMPARED, args.out)
-        deployed = args.folder / "deployed.jsonl"
-        if deployed.is_file():
-            lines = deployed.read_text().splitlines()
-            draw_deployed(runs, [json.loads(line) for line in lines], args.out)
+        if deployed := read_lines(args.folder / "deployed.jsonl"):
+            draw_deployed(runs, deployed, args.out)
         return
     metrics = args.folder / folders.METRICS
     if not metrics.is_file():

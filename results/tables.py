@@ -1,4 +1,4 @@
-"""The tables of results/README.md, from the lines of runs.jsonl."""
+"""The tables of results/README.md, from the lines of runs.jsonl and deployed.jsonl."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from results.rows import ROWS
 
 HEAD = ["method", "target", "sparsity, all / prunable / 1x1", "top-1", "top-5", "minus control",
         "seeds", "core seconds", "gzipped, KB", "`--only`"]  # fmt: skip
+DEPLOYED = ["exported, KB", "ms"]
 MEANS = ("sparsity", "prunable_sparsity", "sparsity_1x1", "top1", "top5", "gzip_bytes")
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # of so many values: 97.5% of Student's t
 
 
-def table(runs: list[dict], data: str) -> str:
-    """Means over the seeds; behind top-1 the range, behind "minus control" the 95% interval."""
+def table(runs: list[dict], data: str, deployed: list[dict]) -> str:
+    """Means over the seeds; behind top-1 the range, behind "minus control" the 95% interval.
+
+    Args:
+        runs: lines of runs.jsonl.
+        deployed: lines of deployed.jsonl. Their columns are left out where the data set has none.
+    """
     lines = []
+    # The control, which has no zeros, in ONNX Runtime.
+    exported = {line["row"]: line for line in deployed if line["runtime"] == "sparse"}
+    exported.update({line["row"]: line for line in deployed if line["runtime"] == "onnx"})
+    head = HEAD + DEPLOYED * any(name.startswith(f"{data}-") for name in exported)
     for row in (row for row in ROWS if row.data == data):
         found = [run for run in runs if run["row"] == row.full_name]
         whole = [run for run in found if "diverged" not in run]
@@ -36,8 +46,12 @@ def table(runs: list[dict], data: str) -> str:
             ]
             size = f"{means['gzip_bytes'] / 1000:.0f}"
         cells += [str(len(found)), f"{statistics.mean(seconds):.0f}" if seconds else "", size]
-        lines.append([row.method, row.target, *cells, f"`{row.full_name}`"])
-    return markdown(HEAD, lines)
+        cells.append(f"`{row.full_name}`")
+        if len(head) > len(HEAD):
+            line = exported.get(row.full_name)
+            cells += [f"{line['bytes'] / 1000:.0f}", f"{line['ms']:.2f}"] if line else ["", ""]
+        lines.append([row.method, row.target, *cells])
+    return markdown(head, lines)
 
 
 def differences(runs: list[dict], row) -> list[float]:

@@ -130,8 +130,8 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     assert cells([record], "digits")[2][2:7] == ["", "1 diverged", "", "", "1"]
 
 
-def cells(runs: list[dict], data: str) -> list[list[str]]:
-    lines = tables.table(runs, data).splitlines()
+def cells(runs: list[dict], data: str, exported: tuple = ()) -> list[list[str]]:
+    lines = tables.table(runs, data, exported).splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -159,6 +159,20 @@ def test_the_table_has_means_ranges_and_intervals():
     assert len(cells(runs, "digits")) == 2
 
 
+def test_the_table_has_what_pruning_buys():
+    runs = [run("fashion-control", 0, 0.9), run("fashion-gmp-75", 0, 0.8),
+            run("fashion-gmp-90", 0, 0.8)]  # fmt: skip
+    exported = (
+        {"row": "fashion-control", "runtime": "onnx", "bytes": 7_000_000, "ms": 1.5},
+        {"row": "fashion-control", "runtime": "sparse", "bytes": 8_000_000, "ms": 2.5},
+        {"row": "fashion-gmp-90", "runtime": "sparse", "bytes": 1_234_567, "ms": 0.4567},
+    )
+    head, _, *rows = cells(runs, "fashion", exported)
+    assert head[-2:] == ["exported, KB", "ms"]
+    assert [row[-2:] for row in rows] == [["7000", "1.50"], ["", ""], ["1235", "0.46"]]
+    assert cells(runs, "digits", exported)[0][-1] == "`--only`"
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_the_interval_is_that_of_students_paired_t_test(count):
     values = [0.5, -1.0, 0.25, 2.0, -3.0][:count]
@@ -170,8 +184,9 @@ def test_the_interval_is_that_of_students_paired_t_test(count):
 def test_the_readme_shows_the_tables_of_the_results():
     runs = experiments.read_runs(ROOT / "results")
     text = (ROOT / "results" / "README.md").read_text()
+    lines = experiments.read_lines(ROOT / "results" / "deployed.jsonl")
     for data in {run["row"].partition("-")[0] for run in runs}:
-        assert f"\n\n{tables.table(runs, data)}\n\n" in text
+        assert f"\n\n{tables.table(runs, data, lines)}\n\n" in text
 
 
 def test_what_the_results_say_of_themselves():
