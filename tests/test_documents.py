@@ -15,7 +15,7 @@ FRONT_PAGES = ("README.md", "README_zh.md")
 # Options that are not of this project's programs.
 LAUNCHER = {"--gpus", "--log_dir", "--master", "--max_restart", "--nnodes", "--nproc_per_node"}
 LAUNCHER |= {"--rank"}
-TOOLS = {"--check", "--help"}  # of ruff; of every program
+TOOLS = {"--check", "--help", "--logdir"}  # of ruff; of every program; of tensorboard and visualdl
 COMMAND = re.compile(r"\b(?:\S*python|bash run\.sh)\s.*")
 
 
