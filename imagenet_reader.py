@@ -16,10 +16,11 @@ or, where there is no such list, a folder a class, labelled in the order of thei
 
 For anything else rewrite this file: nothing but `--data imagenet` imports it. What the programs use
 is `ImageNetDataset(data_dir, mode, num_classes=, seed=)` with mode 'train' or 'val',
-`len(dataset)`, `dataset[i]`, which is (float32 [3, 224, 224], label), and `epoch`, which is set
-before each. Only if they are there: the argument `image_size=` (without it there is no
-`--image_size`); the argument and attribute `classes`, names that are kept with a checkpoint; and
-the function `to_input`, with which evaluate.py --predict brings any picture to the network.
+`len(dataset)`, `dataset[i]`, which is (float32 [3, 224, 224], label), `epoch`, which is set before
+each, and `mode`, which may become 'val' later: training pictures are then given as in a test. Only
+if they are there: the argument `image_size=` (without it there is no `--image_size`); the argument
+and attribute `classes`, names that are kept with a checkpoint; and the function `to_input`, with
+which evaluate.py --predict brings any picture to the network.
 
 `python -m benchmarks.reader` measures the speed.
 """

@@ -195,7 +195,7 @@ def make_room(run: Run, saved: Saved | None) -> None:
     args = run.args
     here = saved and saved.folder.resolve().parent == Path(args.model_path).resolve()
     again = args.resume_epoch == "latest" and not args.force
-    folders.set_aside(args.model_path, saved if here else None, again)
+    folders.set_aside(args.model_path, saved if here else None, again, args.log_to)
     run.best_result = folders.best_result(args.model_path, run.task.MEASURED[0])
     if args.log_to is not None:
         run.logger = loggers.Logger(args.log_to, args.model_path, run.step, run.epoch)

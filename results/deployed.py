@@ -66,9 +66,9 @@ def measure_exports(
     return {
         (name, folder): {
             "bytes": sum((folder / file).stat().st_size for file in runtimes.files(name, folder)),
-            "ms": round(1000 * seconds, 4),
+            "ms": round(1000 * each, 4),
         }
-        for (name, folder), seconds in taken.items()
+        for (name, folder), each in taken.items()
     }
 
 

@@ -17,15 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
+from training.command_line import last_words, one_line_errors
+
 try:
     import matplotlib
 except ImportError:
-    sys.exit("plots.py: error: this needs matplotlib; pip install matplotlib")
+    last_words(Path(sys.argv[0]).name, 'error: this needs matplotlib; pip install ".[plots]"')
+    sys.exit(2)
 
 from results.experiments import read_lines, read_runs
 from results.rows import DATA, ROWS
 from training import checkpoint, folders
-from training.command_line import one_line_errors
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import shlex
 import sys
@@ -25,13 +24,14 @@ import paddle
 
 import runtimes
 from benchmarks.report import machine
+from readers.printable import printable
 from results import plots
 from results.deployed import measure_exports
 from results.repeat import evaluate_command, given_options, train_command
 from results.words import translator
 from tasks import TASKS
 from training import folders, train_state
-from training.command_line import WrongOption, one_line_errors
+from training.command_line import Parser, WrongOption, one_line_errors
 from training.train_state import Saved
 
 COLORS = [plots.matplotlib.colors.to_hex(f"C{i}") for i in range(10)]
@@ -63,7 +63,7 @@ class Run:
     def commands(self) -> list[list[str]]:
         """The words, as a shell takes them."""
         lines = train_command(self.saved), evaluate_command(self.saved)
-        return [[shlex.quote(word) for word in shlex.split(line)] for line in lines]
+        return [[shlex.quote(word) for word in line] for line in lines]
 
     def values(self, key: str) -> list[float]:
         return [record[key] for record in self.records if key in record]
@@ -84,10 +84,12 @@ def read_run(folder: Path, name: str, color: str, before: Path | None) -> Run:
     weights = folders.find_weights(folder)
     train_state.verify_file(weights.resolve(), saved)
     records = folders.read_metrics(folder)
+    if not all(has_epoch(record) for record in records):
+        raise ValueError(f"{folder / folders.METRICS} is damaged: a line has no epoch")
+    # Lines may be of epochs after the newest checkpoint.
+    records = [record for record in records if record["epoch"] < saved.epoch + saved.finished]
     if not records:
         raise ValueError(f"{folder} has no line in {folders.METRICS}: no epoch was finished")
-    if not all(type(record) is dict and type(record.get("epoch")) is int for record in records):
-        raise ValueError(f"{folder / folders.METRICS} is damaged: a line has no epoch")
     path = before or starting_weights(saved)
     after = plots.read_layers(weights)
     return Run(
@@ -103,10 +105,19 @@ def read_run(folder: Path, name: str, color: str, before: Path | None) -> Run:
     )
 
 
+def has_epoch(record) -> bool:
+    return (
+        type(record) is dict and type(record.get("epoch")) is int and 0 <= record["epoch"] < 10**9
+    )
+
+
 def starting_weights(saved: Saved) -> Path | None:
     """The file of --pretrained_model, where it still is what the training started from."""
+    start = saved.options.get("pretrained_model")
+    if type(start) is not str:
+        return None
     with contextlib.suppress(OSError, ValueError):
-        path = folders.find_weights(saved.options["pretrained_model"] or "")
+        path = folders.find_weights(start)
         return path if train_state.sha256(path) == saved.started_from else None
     return None
 
@@ -126,7 +137,7 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def results(runs: list[Run], control: Run | None, t) -> list[list[str]]:
+def result_rows(runs: list[Run], control: Run | None, t) -> list[list[str]]:
     """Rows of the first table, without those that no run has."""
     rows = []
 
@@ -167,7 +178,7 @@ def results(runs: list[Run], control: Run | None, t) -> list[list[str]]:
     return rows
 
 
-def options(runs: list[Run], only_given: bool) -> list[list[str]]:
+def option_rows(runs: list[Run], only_given: bool) -> list[list[str]]:
     """A row an option.
 
     Args:
@@ -188,7 +199,7 @@ def shown(value) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def layers(runs: list[Run]) -> list[list[str]]:
+def layer_rows(runs: list[Run]) -> list[list[str]]:
     names = dict.fromkeys(name for run in runs for name in run.after)
     rows = []
     for name in names:
@@ -263,7 +274,7 @@ def svg(figure, name: str) -> str:
     return re.sub(r' id="[\w.]+_\d+"', "", "".join(element))  # figure_1, axes_1: every figure's
 
 
-def exported(places: list[Path], runs: list[Run]) -> list[list[str]]:
+def export_rows(places: list[Path], runs: list[Run]) -> list[list[str]]:
     """A row an exported network, measured here.
 
     Raises:
@@ -293,11 +304,11 @@ def exported(places: list[Path], runs: list[Run]) -> list[list[str]]:
     ]
 
 
-def printable(value):
+def shown_text(value):
     """A text without what would hide, or turn around, a part of it; lines stay."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def render(runs: list[Run], control: Run | None, places: list[Path], language: str) -> str:
@@ -311,7 +322,7 @@ def render(runs: list[Run], control: Run | None, places: list[Path], language: s
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        finalize=printable,
+        finalize=shown_text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
@@ -325,11 +336,11 @@ def render(runs: list[Run], control: Run | None, places: list[Path], language: s
         runs=runs,
         control=control,
         head=["", *(run.name for run in runs)],
-        results=results(runs, control, t),
-        exported=exported(places, runs),
-        options=options(runs, only_given=True),
-        all_options=options(runs, only_given=False),
-        layers=layers(runs),
+        results=result_rows(runs, control, t),
+        exported=export_rows(places, runs),
+        options=option_rows(runs, only_given=True),
+        all_options=option_rows(runs, only_given=False),
+        layers=layer_rows(runs),
         versions=[
             *([name, *(shown(r.saved.versions.get(name, "")) for r in runs)] for name in versions),
             [t("processes"), *(str(run.saved.ranks) for run in runs)],
@@ -341,21 +352,15 @@ def render(runs: list[Run], control: Run | None, places: list[Path], language: s
 
 def write(text: str, out: Path) -> None:
     """The whole file or nothing."""
-    part = out.with_name(f".{out.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        folders.sync(part)
-        os.replace(part, out)
+        folders.replace(out, text.encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OSError(f"could not write --out {out}: {error.strerror}; give another") from None
 
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="RUN", help="folder of a training")
     add("--out", type=Path, required=True, metavar="FILE.html")
@@ -368,6 +373,8 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix != ".html":
         raise WrongOption(f"--out {args.out} must end with .html")
+    if not args.out.parent.is_dir():
+        raise WrongOption(f"--out {args.out}: there is no folder {args.out.parent}")
     paths = [*([args.control] if args.control else []), *args.folders]
     colors = [*([CONTROL] if args.control else []), *COLORS]
     if len(paths) > len(colors):

@@ -45,7 +45,6 @@ from training.tables import markdown
 from training.trained import complete
 from unstructured_pruner import UnstructuredPruner, prunable_parameters
 from unstructured_pruning.blocks import size
-from unstructured_pruning.schedules import mean_ratio, pattern_ratios
 
 FILE = "sensitivity.jsonl"
 TILT = 1e-6  # by which a curve rises at least from ratio 0 to 1
@@ -113,9 +112,8 @@ class Measurements:
                 record.update(self.test())
             self.found[distribution, ratio] = record
             self.lines.append(record)
-            part = self.path.with_name(f".{self.path.name}.part")
-            part.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-            part.replace(self.path)
+            lines = "".join(json.dumps(line) + "\n" for line in self.lines)
+            folders.replace(self.path, lines.encode())
         return self.found[distribution, ratio]
 
 
@@ -320,10 +318,8 @@ def conclude(args, measured, measure: Measurements, dense, records, sizes: dict)
     option = as_option(chosen)
     if not option:
         raise ValueError("no layer is to be pruned; raise --ratio or --max_drop")
-    shapes = {name: [n] for name, n in sizes.items()}
-    whole = mean_ratio(pattern_ratios(list(sizes), pruning.distribution(option)), shapes)
-    whole = round(whole, 6)
     compared = {"dense": dense, "sensitivity": measure(option)}
+    whole = round(compared["sensitivity"]["sparsity"], 6)
     compared.update({name: measure(name, whole) for name in ("global", "uniform", "erk")})
 
     shown = f"{'loss, ' if 'loss' in measured else ''}{accuracy}"
@@ -339,9 +335,10 @@ def conclude(args, measured, measure: Measurements, dense, records, sizes: dict)
     print(markdown(["distribution", "sparsity", shown], rows) + "\n")
     draw(records, dense, chosen, key, args.out)
     del compared["dense"]
-    best = min(compared, key=lambda name: sign * compared[name][key])
-    if best != "sensitivity":
-        print(f"better here than what follows: --distribution {best} --ratio {whole:.4g}")
+    costs = {name: sign * record[key] for name, record in compared.items()}
+    costs = {name: cost if math.isfinite(cost) else math.inf for name, cost in costs.items()}
+    if (best := min(costs, key=costs.get)) != "sensitivity":
+        print(f"--distribution {best} --ratio {whole:.4g} is better here than the one below")
     print(f"--distribution '{option}'")
 
 

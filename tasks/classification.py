@@ -141,8 +141,12 @@ def loss(outputs, targets: list[paddle.Tensor], label_smoothing: float = 0.0) ->
 
 def counts(outputs, targets: list[paddle.Tensor], mean_loss: paddle.Tensor) -> paddle.Tensor:
     """float64 [4] on the device: sum of the loss, hits of top-1, hits of top-5, samples."""
-    labels, found = targets[0], hits(outputs, targets)
-    samples = paddle.full([], labels.shape[0], "float64")
+    return counts_of(hits(outputs, targets), mean_loss)
+
+
+def counts_of(found: paddle.Tensor, mean_loss: paddle.Tensor) -> paddle.Tensor:
+    """counts() of hits()."""
+    samples = paddle.full([], found.shape[0], "float64")
     loss_sum = mean_loss.detach().astype("float64") * samples
     sums = [loss_sum, found[:, 0].sum(), found.sum(), samples]
     return paddle.stack([s.reshape([]) for s in sums])
@@ -178,9 +182,9 @@ class Metric:
         self.tested = []  # of each batch: labels and whether they were found, [N] each
 
     def add(self, outputs, targets: list[paddle.Tensor]) -> None:
-        self.tested.append((targets[0].flatten(), hits(outputs, targets)[:, 0]))
-        logits = main_output(outputs)
-        self.totals += counts(logits, targets, F.cross_entropy(logits, *targets))
+        found = hits(outputs, targets)
+        self.tested.append((targets[0].flatten(), found[:, 0]))
+        self.totals += counts_of(found, F.cross_entropy(main_output(outputs), *targets))
 
     def result(self) -> dict:
         """loss, top1, top5 (fractions) and samples, of all ranks together."""

@@ -49,5 +49,5 @@ def text(path: str, found: list[dict]) -> str:
 
 
 def file_name(number: int, path: str) -> str:
-    """Of a drawing: of others, and of no other folder, whatever the picture is called."""
+    """A drawing's: unique by its number, and never a path, whatever the picture is called."""
     return f"{number}-{printable(Path(path).stem)[:50]}.png"

@@ -35,7 +35,7 @@ def tell(run: Run, train_epoch: Callable[[Run], None]) -> None:
     Args:
         train_epoch: of train.py.
     """
-    end, (epochs, tests) = end_of(run), epochs_left(run)
+    end, (epochs, tests) = run.last_step, epochs_left(run)
     left = end - run.step
     # From the beginning of the epoch: of a resumed one nothing may be left.
     run.step, run.totals = run.epoch * len(run.train_loader), None
@@ -59,15 +59,9 @@ def tell(run: Run, train_epoch: Callable[[Run], None]) -> None:
     say("\n".join(f"{name:9} {text}" for name, text in lines.items()))
 
 
-def end_of(run: Run) -> int:
-    """The steps of the whole training."""
-    steps = run.args.num_epochs * len(run.train_loader)
-    return min(steps, run.args.max_steps or steps)
-
-
 def epochs_left(run: Run) -> tuple[int, int]:
     """How many, begun ones included, and the tests after them."""
-    last = max(run.epoch, math.ceil(end_of(run) / len(run.train_loader)) - 1)
+    last = max(run.epoch, math.ceil(run.last_step / len(run.train_loader)) - 1)
     tested = [(epoch + 1) % run.args.test_period == 0 for epoch in range(run.epoch, last)]
     return len(tested) + 1, sum(tested) + 1
 
@@ -75,12 +69,12 @@ def epochs_left(run: Run) -> tuple[int, int]:
 def prune(run: Run, end: int) -> None:
     """As after step `end` of the training."""
     args = run.args
-    if args.freeze_masks_epoch is not None:
-        end = min(end, args.freeze_masks_epoch * len(run.train_loader))
-        if run.epoch >= args.freeze_masks_epoch:
-            run.pruner.freeze_masks()
+    if args.freeze_masks_epoch is not None and run.epoch >= args.freeze_masks_epoch:
+        run.pruner.freeze_masks()
     if args.pruning_strategy == "gmp":
         run.pruner.iteration = end - 1
+    else:
+        run.pruner.iteration -= run.pruner.iteration % run.pruner.prune_period  # masks are due
     images, *targets = next(run.batches())
     with paddle.amp.auto_cast(enable=args.amp, level="O1"):
         loss = run.objective(images, run.network(images), targets)
@@ -136,9 +130,9 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """The mean of a batch."""
+        """The mean of a batch; 0 of none, as a rank may have."""
         laps = [after - before for before, after in zip(self.times, self.times[1:])]
-        return statistics.mean(laps[len(laps) // 2 :])
+        return statistics.mean(laps[len(laps) // 2 :] or [0.0])
 
 
 def seconds_a_step(run: Run, train_epoch: Callable[[Run], None]) -> float:

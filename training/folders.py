@@ -7,7 +7,7 @@
         average-pruned.pdparams   one more, with --ema
         model-best.pdparams       the best weights so far, by top-1 or mAP
         metrics.jsonl             a line an epoch
-    tensorboard/  visualdl/   what --log_to asked for
+        tensorboard/  visualdl/   what --log_to asked for
         earlier-20260131-120000/  what another training left
 
 With --format safetensors the weights are model-pruned.safetensors, and so on.
@@ -116,13 +116,16 @@ def listed(found: dict) -> str:
     return ", ".join(path.name for path in found.values())
 
 
-def set_aside(model_path, saved: Saved | None, again: bool = False) -> None:
+def set_aside(
+    model_path, saved: Saved | None, again: bool = False, log_to: str | None = None
+) -> None:
     """Moves all that is not of the training up to `saved` into a folder earlier-TIME; says so.
 
     Args:
         saved: where the training goes on in this folder; None: a new training begins here.
-        again: where no checkpoint followed, what did is trained again just the same: its lines of
-            metrics.jsonl, --log_to's and its best weights are no loss.
+        again: where no checkpoint follows `saved`, what does is trained again identically: its
+            metrics, logs and best weights need not be kept.
+        log_to: which of loggers.PACKAGES the training goes on with, and so makes true itself.
     """
     model_path = Path(model_path)
     epoch, step = saved.position if saved else (-1, math.inf)
@@ -145,8 +148,11 @@ def set_aside(model_path, saved: Saved | None, again: bool = False) -> None:
             path.rename(aside / path.name)
         if lines_go:
             shutil.copy(model_path / METRICS, aside)
-            for path in set(logs) - set(moved):  # of which what follows goes
-                shutil.copytree(path, aside / path.name)
+            for path in set(logs) - set(moved):
+                if path.name == log_to:
+                    shutil.copytree(path, aside / path.name)
+                else:
+                    path.rename(aside / path.name)
         print(f"moved what an earlier run left in {model_path} to {aside}")
     write_metrics(model_path, kept)  # also without a last line that was cut short
     link(saved.folder if saved else None, model_path)
@@ -224,9 +230,19 @@ def write_metrics(model_path, records: list[dict]) -> None:
     if not records:
         path.unlink(missing_ok=True)
         return
-    Path(f"{path}.part").write_text("".join(f"{json.dumps(r)}\n" for r in records))
-    sync(f"{path}.part")
-    os.replace(f"{path}.part", path)
+    replace(path, "".join(f"{json.dumps(r)}\n" for r in records).encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes the whole file or, where an OSError is raised, nothing."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        sync(part)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def sync(path) -> None:

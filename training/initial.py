@@ -60,7 +60,7 @@ def gmp_ratio(args, model, **which_weights) -> float:
     """
     pruner = UnstructuredPruner(model, "ratio", ratio=args.ratio, **which_weights)
     sparse = pruner.prunable_sparsity()
-    initial_ratio = min(max(0.15, sparse), pruner.ratio)
+    initial_ratio = min(max(pruning.INITIAL_RATIO, sparse), pruner.ratio)
     if sparse < 0.01:  # a dense network has dead channels at most
         return initial_ratio
     if args.stable_epochs:

@@ -37,8 +37,8 @@ class Logger:
     Args:
         kind: which of PACKAGES.
         folder: the training's, --model_path.
-        step: how many steps are done. Of what an earlier run told, that of later steps goes.
-        epoch: the one under way, of which, and of later ones, goes what was told.
+        step: how many steps are done. What an earlier run told of later ones is dropped.
+        epoch: the one under way. What was told of it and of later ones is dropped.
 
     Raises:
         ValueError: the package cannot be imported, or what is there is damaged.
@@ -77,23 +77,35 @@ class Logger:
 
 
 class TensorBoard:
-    """An events file more at each start, whose first event hides what others have from `first` on.
+    """Events files, written anew as one without what is dropped. (TensorBoard's own way, an event
+    that hides earlier ones, is not heeded by its fast loader.)
 
     Raises:
-        ImportError, TypeError, OSError: as Logger says.
+        ImportError, TypeError, OSError, ValueError: as Logger says.
     """
 
     def __init__(self, folder: Path, first: int):
+        from google.protobuf.message import DecodeError
         from tensorboardX import summary
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event
 
         self._summary, self._event = summary, Event
         folder.mkdir(parents=True, exist_ok=True)
+        old = sorted(folder.glob("events.out.tfevents.*"))
         # Two starts within a second would write the same file.
-        self._file = EventsWriter(str(folder / "events"), f".{first:012}")
-        self._write(step=first, session_log=SessionLog(status=SessionLog.START))
+        self._file = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        for path in old:
+            for record in _records(path, header=12, footer=4):
+                try:
+                    event = Event.FromString(record)
+                except DecodeError:
+                    raise ValueError(f"{path} is damaged; move it away") from None
+                if event.step < first and event.HasField("summary"):
+                    self._file.write_event(event)
         self._file.flush()
+        for path in old:
+            path.unlink()
 
     def _write(self, **fields) -> None:
         self._file.write_event(self._event(wall_time=time.time(), **fields))
@@ -123,7 +135,7 @@ class VisualDL:
         meta = base_component.meta_data(walltime=_now()).SerializeToString()
         kept = [meta]
         try:
-            for record in self._records():
+            for record in _records(self._path, header=8):
                 (value,) = Record.FromString(record).values
                 if value.id < first and not value.HasField("meta_data"):
                     kept.append(record)
@@ -132,15 +144,6 @@ class VisualDL:
         part = folder / ".part"
         part.write_bytes(b"".join(map(_framed, kept)))
         os.replace(part, self._path)
-
-    def _records(self) -> Iterator[bytes]:
-        """Those of the file, without a last one that was cut short."""
-        content, at = self._path.read_bytes() if self._path.exists() else b"", 0
-        while at + 8 <= len(content):
-            start = at + 8
-            at = start + struct.unpack_from("<Q", content, at)[0]
-            if at <= len(content):
-                yield content[start:at]
 
     def add(self, step: int, values: dict[str, float], weights: dict) -> None:
         import numpy as np
@@ -153,6 +156,22 @@ class VisualDL:
         ]
         with open(self._path, "ab") as file:
             file.write(b"".join(_framed(record.SerializeToString()) for record in records))
+
+
+def _records(path: Path, header: int, footer: int = 0) -> Iterator[bytes]:
+    """Those of a file, without a last one that was cut short.
+
+    Args:
+        header: bytes before each, which begin with its size.
+        footer: bytes after each.
+    """
+    content, at = path.read_bytes() if path.exists() else b"", 0
+    while at + header <= len(content):
+        start = at + header
+        end = start + struct.unpack_from("<Q", content, at)[0]
+        at = end + footer
+        if at <= len(content):
+            yield content[start:end]
 
 
 def _framed(record: bytes) -> bytes:

@@ -7,6 +7,7 @@ import argparse
 from training.command_line import Parser, WrongOption, boolean, number, refuse_given
 
 DEFAULTS = {"ratio": 0.55, "threshold": 0.01}
+INITIAL_RATIO = 0.15  # gmp's, from weights that are not sparse
 # Where they are not given, of gmp; others have 0. See initial.densities().
 GMP_DENSITIES = {"min_layer_density": 0.01, "min_channel_density": 0.001}
 GMP_OPTIONS = ["stable_epochs", "pruning_epochs", "pruning_steps", "initial_ratio"]
@@ -48,8 +49,8 @@ def add_options(parser: Parser) -> None:
     add("--pruning_steps", type=number(int, 1), default=100,
         help="gmp: steps in which the ratio rises (default: %(default)s)")
     add("--initial_ratio", type=number(float, 0, 1, part=True),
-        help="gmp: ratio at the start of the rise (default: 0.15; from weights that are sparser, "
-        "their sparsity)")
+        help=f"gmp: ratio at the start of the rise (default: {INITIAL_RATIO}; from weights that "
+        "are sparser, their sparsity)")
     add("--static_masks", action="store_true",
         help="prune just the zeros that the weights of --pretrained_model hold, and keep them")
     # fmt: on

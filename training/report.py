@@ -79,9 +79,8 @@ def _what_is_pruned(run: Run) -> str:
 
 def progress_bar(run: Run) -> tqdm:
     """A bar on a terminal, over the steps of all epochs, with the time that is left."""
-    steps = run.args.num_epochs * len(run.train_loader)
     return tqdm(
-        total=min(steps, run.args.max_steps or steps),
+        total=run.last_step,
         initial=run.step,
         unit=" steps",
         smoothing=0,  # the time left follows from all steps, with the tests between them

@@ -81,7 +81,7 @@ def fill_in(args, saved: Saved | None) -> None:
             if getattr(args, name) is None:
                 setattr(args, name, options[name])
         if args.initial_ratio is None and options.get("pruning_strategy") == "gmp":
-            initial = options.get("initial_ratio", 0.15)
+            initial = options.get("initial_ratio", pruning.INITIAL_RATIO)
             if not args.force or initial <= args.ratio:
                 args.initial_ratio = initial
     elif args.fast_convolutions is None:

@@ -85,6 +85,12 @@ class Run:
         return self.batch == len(self.train_loader)
 
     @property
+    def last_step(self) -> int:
+        """How many steps the whole training takes."""
+        steps = self.args.num_epochs * len(self.train_loader)
+        return min(steps, self.args.max_steps or steps)
+
+    @property
     def ends(self) -> bool:
         """Whether the epoch under way is the last."""
         return self.step == self.args.max_steps or self.epoch == self.args.num_epochs - 1

@@ -57,7 +57,7 @@ def hostile(runs, tmp_path) -> Path:
     state = json.loads((folder / train_state.STATE).read_text())
     state["options"].update(model=HOSTILE, data_dir=HOSTILE, classes=[HOSTILE])
     state["versions"][HOSTILE] = HOSTILE
-    train_state.seal(state, folder)
+    train_state.seal({**state, "epoch": 2}, folder)
     return folder
 
 
@@ -122,6 +122,22 @@ def test_the_best_and_the_average(hostile, tmp_path):
     assert 'aria-label="mAP: &lt;img src=x onerror=alert(3)&gt; 11-point 0.5"' in text
 
 
+def test_epochs_after_the_checkpoint_are_not_told(hostile, tmp_path):
+    state = json.loads((hostile / train_state.STATE).read_text())
+    for finished, shown in ((True, "30.00%"), (False, "20.00%")):
+        train_state.seal({**state, "epoch": 1, "finished": finished}, hostile)
+        folders.write_metrics(hostile, [{"epoch": e, "top1": (2 + e) / 10} for e in range(3)])
+        assert cells(page(tmp_path, hostile), "top-1") == [[shown]]
+
+
+@pytest.mark.parametrize("start", [{}, {"pretrained_model": 5}])
+def test_a_start_that_is_no_path(start, hostile, tmp_path):
+    state = json.loads((hostile / train_state.STATE).read_text())
+    state["options"].pop("pretrained_model", None)
+    state["options"].update(start)
+    assert report.starting_weights(train_state.Saved(tmp_path, state["options"])) is None
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_weights_before(runs, tmp_path, language):
     """Those of --pretrained_model count as long as they are what the training started from."""
@@ -148,7 +164,7 @@ def test_the_language(runs, tmp_path):
     """What train.py calls something keeps its name; nothing else is English."""
     text = page(tmp_path, runs / "pruned", "--language", "zh")
     assert '<html lang="zh-CN">' in text
-    assert "剪枝报告" in text
+    assert words.CHINESE["Pruning report"] in text
     translated = {english for english, chinese in words.CHINESE.items() if english != chinese}
     seen = {english for english in translated if f">{english}<" in text}
     assert seen == {"threshold"}  # the option
@@ -205,6 +221,7 @@ BROKEN = {
     "deep line": (lambda f: (f / folders.METRICS).write_text("[" * 10**5 + "\n"), "is damaged"),
     "list": (lambda f: (f / folders.METRICS).write_text("[1]\n"), "a line has no epoch"),
     "no epoch": (lambda f: (f / folders.METRICS).write_text('{"epoch": "1"}\n'), "has no epoch"),
+    "late": (lambda f: (f / folders.METRICS).write_text(f'{{"epoch": {10**31}}}\n'), "no epoch"),
     "data": (lambda f: change_state(f, data="<b>"), "which is no data set of train.py"),
     "options": (lambda f: change_state(f, step_epochs=[1, "--force"]), "is no --step_epochs"),
 }
@@ -239,7 +256,7 @@ def test_a_pickle_is_not_run(runs, tmp_path, capfd, name):
     ("words", "message"),
     [
         (["--out", "report.txt"], "must end with .html"),
-        (["--out", "nowhere/report.html"], "could not write --out nowhere/report.html: No such"),
+        (["--out", "nowhere/report.html"], "--out nowhere/report.html: there is no folder nowhere"),
         (["--out", "report.html", "--exported", "."], "--exported . holds no network of export.py"),
         ([*["run"] * 10, "--out", "report.html"], "11 runs are too many"),
     ],

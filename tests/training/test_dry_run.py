@@ -16,6 +16,7 @@ from paddle import nn
 import train
 from tasks import classification
 from training import checkpoint, dry_run
+from training.run import Run
 from unstructured_pruner import UnstructuredPruner
 
 WEIGHTS = {"0.weight": 216, "2.weight": 1152, "5.weight": 1440}  # of tiny()
@@ -107,6 +108,20 @@ def test_gmp_that_is_ended_early(options, told):
     whole, half = (sum(zeros(told(*options, *words, *more)).values())
                    for more in ([], ["--max_steps", 3]))  # fmt: skip
     assert 0.15 * 2808 < half < whole == round(0.55 * 2808)
+
+
+def test_masks_that_are_not_due_at_the_step_that_is_reached(options, told, tmp_path):
+    saved = ["--model_path", tmp_path / "models"]
+    train.main([*map(str, [*options, *saved]), "--max_steps", "3", "--pruning_mode", "none"])
+    again = ["--resume_epoch", "latest", "--force", "--ratio", 0.75, "--prune_period", 4]
+    assert sum(zeros(told(*options, *saved, *again)).values()) == 2106
+
+
+def test_a_rank_may_have_no_batch_to_measure():
+    watch = dry_run.Stopwatch(SimpleNamespace(workers=0))
+    assert watch.seconds == 0
+    watch.times = [0.0, 8.0, 9.0, 11.0]
+    assert watch.seconds == 1.5  # without the first
 
 
 def test_without_pruning_there_is_no_table(options, told):
@@ -250,6 +265,7 @@ def test_multiply_adds(make, shape, wanted):
 def test_epochs_and_tests_that_are_left(epoch, epochs, most, period, wanted):
     args = SimpleNamespace(num_epochs=epochs, max_steps=most, test_period=period)
     run = SimpleNamespace(args=args, epoch=epoch, train_loader=range(10))
+    run.last_step = Run.last_step.fget(run)
     assert dry_run.epochs_left(run) == wanted
 
 

@@ -124,6 +124,37 @@ def test_an_earlier_epoch_and_a_new_training(kind, options, tmp_path):
     assert told(kind, other) == whole
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_goes_on_without_a_log_leaves_none_that_is_not_so(kind, options, tmp_path):
+    log = ["--log_to", kind]
+    options += ["--model_path", str(tmp_path)]
+    train.main([*options, *log])
+    logged = told(kind, tmp_path)
+    other = ["--pretrained_model", str(tmp_path), "--resume_epoch", "0", "--lr", "0.5", "--force"]
+    train.main([*options, *other])
+    assert not (tmp_path / kind).exists()
+    (aside,) = tmp_path.glob("earlier-*")
+    assert told(kind, aside) == logged
+
+
+def test_points_that_are_dropped_are_in_no_file_of_tensorboard(tmp_path):
+    """Its fast loader shows all that is there."""
+    for step in (0, 1):
+        logger = loggers.Logger("tensorboard", tmp_path, step, 0)
+        logger.step(step + 1, {"loss": 0.25, f"of{step}": 1.0})
+        logger.step(step + 2, {"late": 0.5})
+    (file,) = (tmp_path / "tensorboard" / "steps").iterdir()
+    assert b"of0" in file.read_bytes()
+    assert read("tensorboard", file.parent)["late"] == [(3, 0.5)]
+    file.write_bytes(file.read_bytes()[:-5])  # as after a kill
+    loggers.Logger("tensorboard", tmp_path, 9, 0)
+    assert set(read("tensorboard", file.parent)) == {"loss", "of0", "of1"}
+    (file,) = file.parent.iterdir()
+    file.write_bytes(b"\x04" + bytes(11) + b"\xff" * 8)
+    with pytest.raises(ValueError, match=r"tfevents.* is damaged; move it away"):
+        loggers.Logger("tensorboard", tmp_path, 9, 0)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_two_processes_tell_once(options, tmp_path):
     options += ["--batch_size", "8", "--log_to", "tensorboard", "--model_path", tmp_path / "models"]
