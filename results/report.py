@@ -91,7 +91,13 @@ def read_run(folder: Path, name: str, color: str, before: Path | None) -> Run:
     if not records:
         raise ValueError(f"{folder} has no line in {folders.METRICS}: no epoch was finished")
     path = before or starting_weights(saved)
-    after = plots.read_layers(weights)
+    after, start = plots.read_layers(weights), None
+    if path:
+        start = plots.read_layers(folders.find_weights(path))
+        if {n: v.shape for n, v in start.items()} != {n: v.shape for n, v in after.items()}:
+            if before:
+                raise ValueError(f"--before {before} is not of the network in {folder}")
+            start = None  # of another number of classes, say
     return Run(
         name=name,
         color=color,
@@ -100,7 +106,7 @@ def read_run(folder: Path, name: str, color: str, before: Path | None) -> Run:
         sha256=train_state.sha256(weights),
         bytes=weights.stat().st_size,
         after=after,
-        before=plots.read_layers(folders.find_weights(path)) if path else None,
+        before=start,
         before_path=str(path),
     )
 

@@ -191,7 +191,7 @@ def draw(records: dict, dense: dict, chosen: dict[str, float], key: str, out: Pa
         1, 2, figsize=(11, 1.5 + 0.19 * len(names)), sharey=True, layout="constrained",
         width_ratios=[2, 1],
     )  # fmt: skip
-    left.axvline(dense[key], color="black", linewidth=1, label="dense")
+    left.axvline(dense[key], color="black", linewidth=1, label="as it is")
     for ratio, marker in zip(sorted({ratio for _, ratio in records}), "osD^v<>Pp*Xh" * 9):
         values = [records[name, ratio][key] for name in names]
         left.plot(values, names, marker=marker, markersize=4, linewidth=1, label=f"{ratio:.4g}")
@@ -255,7 +255,10 @@ def main(argv=None) -> None:
         convolutions.use_fast(model)
     dataset = Part(task.make_dataset(args, "train"), args.samples)
     check_classes(class_names(dataset), saved)
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out {args.out}: {error.strerror}; give another folder") from None
     numbers = EpochBatchSampler(len(dataset), args.batch_size, shuffle=False, drop_last=False)
     batches = list(Loader(dataset, numbers, args.num_workers))
     settings = {
@@ -318,7 +321,7 @@ def conclude(args, measured, measure: Measurements, dense, records, sizes: dict)
     option = as_option(chosen)
     if not option:
         raise ValueError("no layer is to be pruned; raise --ratio or --max_drop")
-    compared = {"dense": dense, "sensitivity": measure(option)}
+    compared = {"as it is": dense, "sensitivity": measure(option)}
     whole = round(compared["sensitivity"]["sparsity"], 6)
     compared.update({name: measure(name, whole) for name in ("global", "uniform", "erk")})
 
@@ -334,7 +337,7 @@ def conclude(args, measured, measure: Measurements, dense, records, sizes: dict)
     rows = [[n, f"{r['sparsity']:.2%}", cell(r, accuracy)] for n, r in compared.items()]
     print(markdown(["distribution", "sparsity", shown], rows) + "\n")
     draw(records, dense, chosen, key, args.out)
-    del compared["dense"]
+    del compared["as it is"]
     costs = {name: sign * record[key] for name, record in compared.items()}
     costs = {name: cost if math.isfinite(cost) else math.inf for name, cost in costs.items()}
     if (best := min(costs, key=costs.get)) != "sensitivity":

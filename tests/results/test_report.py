@@ -130,6 +130,12 @@ def test_epochs_after_the_checkpoint_are_not_told(hostile, tmp_path):
         assert cells(page(tmp_path, hostile), "top-1") == [[shown]]
 
 
+def test_weights_before_that_are_of_another_network(runs, hostile, tmp_path, capfd):
+    words = [runs / "pruned", "--before", hostile, "--out", tmp_path / "report.html"]
+    line = error_line(capfd, report.main, *words)
+    assert line.endswith(f"is not of the network in {runs / 'pruned'}")
+
+
 @pytest.mark.parametrize("start", [{}, {"pretrained_model": 5}])
 def test_a_start_that_is_no_path(start, hostile, tmp_path):
     state = json.loads((hostile / train_state.STATE).read_text())
