@@ -26,7 +26,7 @@ except ImportError:
     sys.exit(2)
 
 from results.experiments import read_lines, read_runs
-from results.rows import DATA, ROWS
+from results.rows import DATA, DENSE, ROWS
 from training import checkpoint, folders
 
 matplotlib.use("Agg")
@@ -199,7 +199,7 @@ def draw_results(runs: list[dict], out: Path) -> None:
 def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
     """Of every method of pruning the points (sparsity, mean, lowest and highest top-1)."""
     points = {}
-    for row in (row for row in ROWS if row.data == data and row.name not in ("dense", "control")):
+    for row in (row for row in ROWS if row.data == data and row.options[:2] != DENSE):
         found = [run for run in runs if run["row"] == row.full_name and "diverged" not in run]
         if found:
             top1 = [run["top1"] for run in found]

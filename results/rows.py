@@ -113,6 +113,8 @@ def imagenette(name: str, method: str, target: str, lr: str, options: list[str],
 
 ROWS = [
     *same_rows("imagenette", "0.03", 8)[:-1],
+    imagenette("taught-control", "dense control, teacher", "", "0.002", [*DENSE, *TAUGHT[2:]]),
+    imagenette("taught-55", "ratio, teacher", "55%", "0.002", ratio("0.55", *TAUGHT[2:])),
     imagenette("ratio-75", "ratio, in one shot", "75%", "0.005", ratio("0.75")),
     imagenette("pointwise-75", "GMP, 1x1 only", "75%", "0.005", gmp("0.75", 8, *POINTWISE)),
     imagenette("gmp-75", "GMP", "75%", "0.005", gmp("0.75", 8)),
