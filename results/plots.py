@@ -211,27 +211,32 @@ def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
 
 
 def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
-    """Top-1 of seed 0 against what it costs in the sparse runtime: time, and size."""
-    top1 = {run["row"]: run["top1"] for run in runs if run["seed"] == 0 and "diverged" not in run}
+    """Top-1, mean of the seeds, against what seed 0 costs in the sparse runtime: time, and size."""
     rows = {row.full_name: row for row in ROWS}
-    deployed = [record for record in deployed if record["row"] in top1]
     data = rows[deployed[0]["row"]].data
-    deployed = [record for record in deployed if rows[record["row"]].data == data]
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
-    names = {"ms": "milliseconds a picture, one thread", "bytes": "megabytes of the exported file"}
-    for axis, (key, title) in zip(axes, names.items()):
+    titles = {"ms": "milliseconds a picture, one thread", "bytes": "megabytes of the exported file"}
+    for axis, (key, title) in zip(axes, titles.items()):
+        lines = {}
         for record in deployed:
-            row, value = rows[record["row"]], record[key] / (1e6 if key == "bytes" else 1)
-            dense = record["runtime"] == "onnx"
-            label = "dense, ONNX Runtime" if dense else f"{row.method} {row.target}".strip()
-            axis.scatter(value, top1[record["row"]], marker="s" if dense else "o")
-            place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 8}
-            axis.annotate(label, (value, top1[record["row"]]), **place)
+            row = rows[record["row"]]
+            if row.data != data or row.is_start:
+                continue
+            top1 = [r["top1"] for r in runs if r["row"] == row.full_name and "diverged" not in r]
+            label = row.method.partition(" 0.")[0]
+            if record["runtime"] == "onnx":
+                label += ", ONNX Runtime"
+            if top1:
+                point = (record[key] / (1e6 if key == "bytes" else 1), statistics.mean(top1))
+                lines.setdefault(label, []).append(point)
+        for (label, points), marker in zip(lines.items(), "sDo^v<>Pp*XhdH8"):
+            axis.plot(*zip(*sorted(points)), marker=marker, linewidth=1, label=label)
         axis.set_xlabel(title)
         axis.set_xlim(left=0)
         axis.yaxis.set_major_formatter(PERCENT)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"top-1 on {DATA[data].title}")
+    axes[1].legend(fontsize=9)
     save(figure, out, "deployed")
 
 

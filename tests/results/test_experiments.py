@@ -287,8 +287,9 @@ def test_pictures_of_experiments(tmp_path, monkeypatch):
     deployed = [{"row": "cifar-control", "runtime": "onnx", "ms": 5, "bytes": 4e6},
                 {"row": "cifar-ratio-55", "runtime": "sparse", "ms": 3, "bytes": 2e6}]  # fmt: skip
     plots.draw_deployed(runs, deployed, tmp_path)
-    offsets = [axis.collections[1].get_offsets()[0] for axis in figures["deployed"].axes]
-    assert [tuple(offset) for offset in offsets] == [(3.0, 0.87), (2.0, 0.87)]
+    points = [axis.lines[1].get_xydata().tolist() for axis in figures["deployed"].axes]
+    assert points == [[[3.0, 0.89]], [[2.0, 0.89]]]
+    assert figures["deployed"].axes[1].lines[0].get_label() == "dense control, ONNX Runtime"
 
 
 def test_what_pruning_buys(results, capsys):
