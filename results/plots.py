@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ except ImportError:
     sys.exit(2)
 
 from results.experiments import read_lines, read_runs
-from results.rows import DATA, DENSE, ROWS
+from results.rows import DATA, DENSE, HELPED, ROWS
 from training import checkpoint, folders
 
 matplotlib.use("Agg")
@@ -34,6 +35,7 @@ import matplotlib.pyplot as plt
 
 plt.rcParams["text.parse_math"] = False  # names are no formulas
 
+MARKERS = "osD^v<>Pp*Xh"
 PERCENT = matplotlib.ticker.PercentFormatter(1, decimals=None)
 # Rows whose sparsity by layer is drawn.
 COMPARED = [f"imagenette-{name}" for name in ("gmp-95", "no-floor-95", "erk-95")]
@@ -182,7 +184,7 @@ def draw_results(runs: list[dict], out: Path) -> None:
             label = "dense control"
             axis.axhspan(min(control), max(control), alpha=0.12, color="black", label=label)
             axis.axhline(statistics.mean(control), color="black", linewidth=1)
-        for (method, points), marker in zip(methods(runs, data).items(), "osD^v<>Pp*Xh"):
+        for (method, points), marker in zip(methods(runs, data).items(), cycle(MARKERS)):
             x, mean, low, high = np.array(sorted(points)).T
             error = np.stack([mean - low, high - mean])
             axis.errorbar(x, mean, error, marker=marker, capsize=3, label=method, linewidth=1)
@@ -197,9 +199,15 @@ def draw_results(runs: list[dict], out: Path) -> None:
 
 
 def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
-    """Of every method of pruning the points (sparsity, mean, lowest and highest top-1)."""
+    """Of every method of pruning the points (sparsity, mean, lowest and highest top-1).
+
+    Without HELPED, points of one sparsity that hide each other.
+    """
+    hidden = {f"fashion-{name}" for name, *_ in HELPED}
     points = {}
-    for row in (row for row in ROWS if row.data == data and row.options[:2] != DENSE):
+    for row in ROWS:
+        if row.data != data or row.options[:2] == DENSE or row.full_name in hidden:
+            continue
         found = [run for run in runs if run["row"] == row.full_name and "diverged" not in run]
         if found:
             top1 = [run["top1"] for run in found]
@@ -229,7 +237,7 @@ def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
             if top1:
                 point = (record[key] / (1e6 if key == "bytes" else 1), statistics.mean(top1))
                 lines.setdefault(label, []).append(point)
-        for (label, points), marker in zip(lines.items(), "sDo^v<>Pp*XhdH8"):
+        for (label, points), marker in zip(lines.items(), cycle(MARKERS)):
             axis.plot(*zip(*sorted(points)), marker=marker, linewidth=1, label=label)
         axis.set_xlabel(title)
         axis.set_xlim(left=0)
@@ -247,7 +255,7 @@ def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
         return
     figure, axis = plt.subplots(figsize=(9, 6.5), layout="constrained")
     rows = {row.full_name: row for row in ROWS}
-    for run, marker in zip(runs, "osD^"):
+    for run, marker in zip(runs, MARKERS):
         row = rows[run["row"]]
         layers = list(run["layers"])
         label = f"{row.method}, {row.target}"

@@ -136,11 +136,15 @@ def test_documented_command(command, trained, trained_voc, tmp_path, monkeypatch
         assert re.search(r"\| ratio +\| +55% \|", capfd.readouterr().out)
         return
     small = SMALL.split() + voc * SMALL_VOC.split()
+    small += ["--pruning_steps", "2"] * ("gmp" in words)
     if "--resume_epoch 9" in command:
         small[small.index("--max_steps") :] = ["--num_epochs", "11"]
     options = [*words[words.index("train.py") + 1 :], *small, "--model_path", str(tmp_path)]
     if "launch" not in command:
         train.main(options)
+        if "--dry_run" in words:
+            assert "\nin all " in capfd.readouterr().out
+            return
     else:  # the launcher's GPU options are taken out
         launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
         subprocess.run([*launch, ROOT / "train.py", *options], check=True)

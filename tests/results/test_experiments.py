@@ -292,6 +292,18 @@ def test_pictures_of_experiments(tmp_path, monkeypatch):
     assert figures["deployed"].axes[1].lines[0].get_label() == "dense control, ONNX Runtime"
 
 
+def test_the_picture_has_all_methods_however_many(tmp_path, monkeypatch):
+    rows = [row for row in ROWS if row.data == "fashion"]
+    runs = [run(row.full_name, 0, 0.5) for row in rows]
+    monkeypatch.setattr(plots, "MARKERS", "os")
+    monkeypatch.setattr(plots, "save", lambda *_: None)
+    plots.draw_results(runs, tmp_path)
+    _, labels = plots.plt.gcf().axes[0].get_legend_handles_labels()
+    assert labels == ["dense control", *plots.methods(runs, "fashion")]
+    assert {"GMP, no floor", "RigL"} <= set(labels)
+    assert "GMP, held rate" not in labels
+
+
 def test_what_pruning_buys(results, capsys):
     pytest.importorskip("paddle2onnx")
     pytest.importorskip("onnxruntime")
