@@ -26,7 +26,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
     common = [*small, "--num_epochs", "3", "--model_period", "1", "--test_period", "1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train.main([*common, "--model_path", str(whole)])
-    original, calls = classification.counts, []
+    original, calls = classification.hits, []
 
     def counting(*args):
         calls.append(args)
@@ -34,7 +34,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
             signal.raise_signal(number)
         return original(*args)
 
-    monkeypatch.setattr(classification, "counts", counting)
+    monkeypatch.setattr(classification, "hits", counting)
     with pytest.raises(SystemExit) as ended:
         train.main([*common, "--model_path", str(stopped)])
     monkeypatch.undo()
