@@ -75,7 +75,10 @@ def prune(run: Run, end: int) -> None:
         run.pruner.iteration = end - 1
     else:
         run.pruner.iteration -= run.pruner.iteration % run.pruner.prune_period  # masks are due
+    # By no process: started for one batch and dropped, some die loudly.
+    workers, run.train_loader.workers = run.train_loader.workers, 0
     images, *targets = next(run.batches())
+    run.train_loader.workers = workers
     with paddle.amp.auto_cast(enable=args.amp, level="O1"):
         loss = run.objective(images, run.network(images), targets)
     loss.backward()  # a pruner of one's own may rank by gradients

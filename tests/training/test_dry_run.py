@@ -14,6 +14,7 @@ from launcher import tiny
 from paddle import nn
 
 import train
+from readers import loader
 from tasks import classification
 from training import checkpoint, dry_run
 from training.run import Run
@@ -173,6 +174,13 @@ def test_masks_that_are_frozen_by_now(options, told, tmp_path):
     kept = {name: int((arrays[name] == 0).sum()) for name in WEIGHTS}
     assert any(0 < abs(value) < 0.05 for name in WEIGHTS for value in arrays[name].flat)
     assert zeros(told(*options, "--resume_epoch", "latest")) == kept
+
+
+def test_processes_read_for_the_measurements_alone(options, told, monkeypatch):
+    made, start = [], loader.DataLoader
+    monkeypatch.setattr(loader, "DataLoader", lambda *a, **k: made.append(k) or start(*a, **k))
+    assert zeros(told(*options, "--num_workers", 1)) == pruned(ratio=0.55)
+    assert [more["num_workers"] for more in made] == [1, 1]  # steps, test
 
 
 def test_a_training_that_is_complete(options, told, tmp_path):
