@@ -68,15 +68,18 @@ def lines_of(panel: str, records: list[dict]) -> dict[str, list[tuple]]:
     return {label: points for label, points in lines.items() if points}
 
 
-def draw_panel(axis, panel: str, records: list[dict], color: str | None = None) -> None:
+def draw_panel(axis, panel: str, records: list[dict], color=None, width: float = 1.5) -> None:
     """
     Args:
         color: of all lines, which differ in style then; else each has its own.
+        width: of the lines, in points; the dots are twice as wide.
     """
     styles = dict(zip(PANELS[panel].values(), STYLES))
     for label, points in lines_of(panel, records).items():
         style = {"color": color, "linestyle": styles[label]} if color else {}
-        axis.plot(*zip(*points), marker="o", markersize=3, label=label, **style)
+        axis.plot(
+            *zip(*points), marker="o", linewidth=width, markersize=2 * width, label=label, **style
+        )
     axis.grid(alpha=0.3)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if panel == "sparsity":

@@ -226,8 +226,9 @@ def curves(runs: list[Run], t) -> list[dict]:
         if not labels:
             continue
         figure, axis = plots.plt.subplots(figsize=(4.4, 2.6), layout="constrained")
-        for run in runs:
-            plots.draw_panel(axis, panel, run.records, run.color)
+        for run, width in zip(runs, np.linspace(1.5, 4, len(runs))[::-1]):
+            # Of equal curves the wider ones, which are drawn first, stay in sight.
+            plots.draw_panel(axis, panel, run.records, run.color, width)
         axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         styles = dict(zip(lines.values(), (t("solid"), t("dashed"))))
         named = [f"{styles[label]}: {t(label)}" for label in labels]

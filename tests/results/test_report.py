@@ -110,6 +110,14 @@ def test_what_the_page_says(runs, tmp_path):
         assert f"--model_path {runs / name} " in Elements(text).text
 
 
+def test_of_equal_curves_all_are_in_sight(runs, tmp_path):
+    text = page(tmp_path, runs / "pruned", runs / "dense", "--control", runs / "control")
+    svg = re.search(r'aria-label="learning rate.*?</svg>', text, re.DOTALL)[0]
+    found = re.findall(r"fill: none; stroke: (#\w+); stroke-width: ([\d.]+)", svg)
+    widths = [float(dict(found)[color]) for color in (report.CONTROL, *report.COLORS[:2])]
+    assert widths == [4, 2.75, 1.5]
+
+
 def test_the_best_and_the_average(hostile, tmp_path):
     records = [{"epoch": 0, "map_11point": 0.6}, {"epoch": 1, "map_11point": 0.5, "top1": 0.25},
                {"epoch": 2, "map_11point": None, "average_top1": 0.75}]  # fmt: skip
