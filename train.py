@@ -116,7 +116,7 @@ def train_epoch(run: Run) -> None:
         if pruner is not None:
             pruner.step()
         if run.average is not None:
-            run.average.update(run.step, pruner.masks if pruner else {})
+            run.average.update(run.step, {} if pruner is None else pruner.masks)
         run.schedule.step()
         run.opt.clear_grad()
         run.count(task.counts(outputs, targets, loss), loss)

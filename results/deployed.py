@@ -8,7 +8,6 @@ picture on one thread, all in turns. A line each in OUT/deployed.jsonl.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import sys
@@ -25,7 +24,7 @@ from results.rows import DATA, ROWS
 from runtimes import cost
 from tasks.classification import input_shape
 from training import train_state
-from training.command_line import one_line_errors
+from training.command_line import Parser, number, one_line_errors
 from training.options import parse_training
 
 
@@ -74,12 +73,12 @@ def measure_exports(
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("my_results"))
     parser.add_argument("--data", choices=DATA, default="imagenette")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of timing (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=number(float, 0), default=60.0, help="of timing (%(default)s)"
+    )
     args = parser.parse_args(argv)
     path = args.out / "deployed.jsonl"
     found = measure(args.out, args.data, args.seconds)

@@ -5,10 +5,9 @@
     python -m results.experiments --out results --table                    # of what is there
 
 Every run is a line in OUT/runs.jsonl: options, measured values, versions, hardware, commit. Called
-again it goes on where it was interrupted. (In results/ every run is there, and none begins.) Each
-training takes one thread, so that its result does not depend on --jobs. --left_out measures on
-pictures left out of the training in place of the test pictures: there rates are to be chosen, with
---more, options for every run but the dense ones.
+again it goes on where it was interrupted. Each training takes one thread, so that its result does
+not depend on --jobs. --left_out measures on pictures left out of the training in place of the test
+pictures: there rates are to be chosen, with --more, options for every run but the dense ones.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from results import folders as data_folders
 from results.rows import COMMON, DATA, ROWS, Row
 from results.tables import STUDENT, table
 from training import folders, train_state
-from training.command_line import number, one_line_errors
+from training.command_line import Parser, number, one_line_errors
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", **fast_products()}
 
@@ -94,7 +93,8 @@ class Suite:
         except ValueError as error:
             if "is not finite" not in str(error):
                 raise
-            self.add({**record, "diverged": str(error)})  # which is a result, too
+            if not there:
+                self.add({**record, "diverged": str(error)})  # which is a result, too
             return
         if there:  # its weights are needed, and are whole now
             return
@@ -191,9 +191,7 @@ def commit() -> str:
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     names = [row.full_name for row in ROWS]
     add("--out", type=Path, default=Path("my_results"))
@@ -226,8 +224,9 @@ def main(argv=None) -> None:
     if not runs:
         raise ValueError(f"{args.out} has no runs.jsonl, or no run in it")
     deployed = read_lines(args.out / "deployed.jsonl")
-    for name, data in DATA.items():
-        print(f"\n{data.title}\n\n{table(runs, name, deployed)}")
+    recorded = {run["row"].partition("-")[0] for run in runs}
+    for name in [name for name in DATA if name in recorded]:
+        print(f"\n{DATA[name].title}\n\n{table(runs, name, deployed)}")
 
 
 def run_all(args) -> None:
@@ -235,10 +234,10 @@ def run_all(args) -> None:
     chosen = [row for row in ROWS if args.only is None or row.full_name in args.only]
     starts = {row.data: start_of(row) for row in chosen}
     for data in starts:
+        if args.left_out and data not in data_folders.LEAVES_OUT:
+            raise ValueError(f"of {data} nothing is left out; choose other rows by --only")
         if data in data_folders.MAKE:
             data_folders.make(data, args.sources[data], suite.data_folder(data), args.left_out)
-        elif args.left_out:
-            raise ValueError(f"of {data} nothing is left out; choose other rows by --only")
     rest = [row for row in chosen if not row.is_start]
     for rows in (starts.values(), rest):  # what others start from comes first
         runs = [(row, seed) for row in rows for seed in range(args.seeds or seeds_of(row, rest))]

@@ -10,7 +10,6 @@ time and size in the sparse runtime; the sparsity of every layer by method.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from itertools import cycle
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.command_line import last_words, one_line_errors
+from training.command_line import Parser, last_words, one_line_errors
 
 try:
     import matplotlib
@@ -275,9 +274,7 @@ def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
 
 @one_line_errors
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="of a run, or of experiments")
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="(%(default)s)")
     args = parser.parse_args(argv)

@@ -8,6 +8,7 @@ come back with the momentum that they gathered while they were masked.
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons otherwise)
@@ -15,6 +16,7 @@ import zlib  # noqa: F401  (before paddle: 2.6 crashes in zlib on some Pythons o
 import paddle
 
 import train
+from training.command_line import WrongOption, number, one_line_errors
 from unstructured_pruner import UnstructuredPruner
 
 
@@ -33,11 +35,20 @@ class RigLPruner(UnstructuredPruner):
         stay = kept - int(kept * self.FRACTION / 2 * (1 + math.cos(math.pi * progress)))
         size = paddle.where(self.masks[name], param.abs(), -paddle.ones_like(param))
         smallest = size.flatten().sort(descending=True)[stay - 1]
-        gradient = param.grad.abs()
+        gradient = paddle.nan_to_num(param.grad).abs()  # not finite: a step that --amp skips
         gradient /= gradient.max() + 1e-30  # at most 1
         return paddle.where(size >= smallest, 2 * paddle.ones_like(param), gradient)
 
 
+@one_line_errors
+def main(argv=None) -> None:
+    end, *options = (sys.argv[1:] if argv is None else argv) or [""]
+    try:
+        RigLPruner.END = number(int, 1)(end)
+    except argparse.ArgumentTypeError as error:
+        raise WrongOption(f"END, the first word, {error}") from None
+    train.main(options, pruner_class=RigLPruner)
+
+
 if __name__ == "__main__":
-    RigLPruner.END = int(sys.argv.pop(1))
-    sys.exit(train.main(pruner_class=RigLPruner))
+    sys.exit(main())

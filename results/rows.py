@@ -49,7 +49,7 @@ DATA = {
         "CIFAR-10",
         ["--data", "cifar10", "--scale", "0.25", "--batch_size", "64"],
         ["--num_epochs", "30", "--lr", "0.1"],
-        ["--num_epochs", "30", "--lr", "0.05"],
+        ["--num_epochs", "15", "--lr", "0.1"],
     ),
     "fashion": Data(
         "Fashion-MNIST",
@@ -81,6 +81,11 @@ def gmp(value: str, epochs: int, *more: str) -> list[str]:
                  "--pruning_steps", "50", *more)  # fmt: skip
 
 
+def held(epochs: int) -> list[str]:
+    """The full rate for so long."""
+    return ["--lr_hold_epochs", str(epochs)]
+
+
 def same_rows(data: str, threshold_at: str, rise: int) -> list[Row]:
     """The rows that every data set has."""
     return [
@@ -94,11 +99,11 @@ def same_rows(data: str, threshold_at: str, rise: int) -> list[Row]:
 
 NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
-TAUGHT = ["--lr_hold_epochs", "8", "--teacher", "{dense}"]  # by the network that it starts from
+TEACHER = ["--teacher", "{dense}"]  # the network that it starts from
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
 HELPED = [  # each alone, beside gmp-90
-    ("hold-90", "held rate", ["--lr_hold_epochs", "3"]),
-    ("teacher-90", "teacher", ["--teacher", "{dense}"]),
+    ("hold-90", "held rate", held(3)),
+    ("teacher-90", "teacher", TEACHER),
     ("smoothing-90", "smoothed labels", ["--label_smoothing", "0.1"]),
     ("ema-90", "average of weights", ["--ema", "0.99"]),
     ("bn-90", "batch norm measured anew", ["--recalibrate_bn", "100"]),
@@ -107,31 +112,34 @@ RIGL = [*ERK, "--prune_period", "50"]
 
 
 def imagenette(name: str, method: str, target: str, lr: str, options: list[str], seeds: int = 1):
-    program = "-m results.rigl 1260" if method == "RigL" else "train.py"
-    return Row("imagenette", name, method, target, [*options, "--lr", lr], program, seeds)
+    return Row("imagenette", name, method, target, [*options, "--lr", lr], seeds=seeds)
 
 
 ROWS = [
     *same_rows("imagenette", "0.03", 8)[:-1],
-    imagenette("taught-control", "dense control, teacher", "", "0.002", [*DENSE, *TAUGHT[2:]]),
-    imagenette("taught-55", "ratio, teacher", "55%", "0.002", ratio("0.55", *TAUGHT[2:])),
+    imagenette("taught-control", "dense control, teacher", "", "0.002", [*DENSE, *TEACHER]),
+    imagenette("taught-55", "ratio, teacher", "55%", "0.002", ratio("0.55", *TEACHER)),
     imagenette("ratio-75", "ratio, in one shot", "75%", "0.005", ratio("0.75")),
     imagenette("pointwise-75", "GMP, 1x1 only", "75%", "0.005", gmp("0.75", 8, *POINTWISE)),
     imagenette("gmp-75", "GMP", "75%", "0.005", gmp("0.75", 8)),
-    imagenette("taught-75", "GMP, held rate, teacher", "75%", "0.005", gmp("0.75", 8, *TAUGHT)),
+    imagenette("taught-75", "GMP, held rate, teacher", "75%", "0.005", gmp("0.75", 8, *held(8), *TEACHER)),
     imagenette("static-90", "ratio, static masks", "90%", "0.01",
                ratio("0.9", "--prune_period", "1000000")),
     imagenette("gmp-90", "GMP", "90%", "0.01", gmp("0.9", 8)),
     imagenette("erk-90", "GMP, ERK", "90%", "0.01", gmp("0.9", 8, *ERK)),
-    imagenette("hold-90", "GMP, held rate", "90%", "0.01", gmp("0.9", 8, *TAUGHT[:2])),
-    imagenette("taught-90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 8, *TAUGHT), 3),
-    imagenette("rigl-90", "RigL", "90%", "0.01", ratio("0.9", *RIGL)),
+    imagenette("hold-90", "GMP, held rate", "90%", "0.01", gmp("0.9", 8, *held(8))),
+    imagenette("taught-90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 8, *held(8), *TEACHER), 3),
     imagenette("gmp-95", "GMP", "95%", "0.01", gmp("0.95", 8)),
     imagenette("no-floor-95", "GMP, no floor", "95%", "0.01", gmp("0.95", 8, *NO_FLOOR)),
     imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
-    imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT)),
-    *same_rows("cifar", "0.03", 15),
-    Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 15)),
+    imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *held(8), *TEACHER)),
+    *same_rows("cifar", "0.06", 10)[:-1],
+    Row("cifar", "hold-75", "GMP, held rate", "75%", gmp("0.75", 10, *held(10))),
+    Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 10), seeds=1),
+    Row("cifar", "hold-90", "GMP, held rate", "90%", gmp("0.9", 10, *held(10))),
+    Row("cifar", "taught-90", "GMP, held rate, teacher", "90%",
+        gmp("0.9", 10, *held(10), *TEACHER), seeds=1),
+    Row("cifar", "hold-95", "GMP, held rate", "95%", gmp("0.95", 10, *held(10)), seeds=1),
     *same_rows("fashion", "0.08", 3),
     Row("fashion", "ratio-75", "ratio", "75%", ratio("0.75")),
     Row("fashion", "ratio-90", "ratio", "90%", ratio("0.9")),

@@ -130,7 +130,8 @@ def loss(outputs, targets: list[paddle.Tensor], label_smoothing: float = 0.0) ->
     def cross_entropy(logits: paddle.Tensor) -> paddle.Tensor:
         if label_smoothing:  # Paddle rounds smoothed labels to the logits' dtype, --amp's float16
             logits = logits.astype("float32")
-        return F.cross_entropy(logits, *targets, label_smoothing=label_smoothing)
+        (labels,) = targets
+        return F.cross_entropy(logits, labels.flatten(), label_smoothing=label_smoothing)
 
     main, *auxiliary = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     total = cross_entropy(main)

@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 from tasks import TASKS
 from tasks.lines import shortened
 from training import checkpoint, convolutions, folders, train_state
-from training.trained import check_model
+from training.trained import check_model, classes_of
 
 
 class Objective:
@@ -85,12 +85,14 @@ def load_teacher(args: argparse.Namespace) -> paddle.nn.Layer | None:
         own = {name: trained[name] for name in ("model", "scale", "num_classes") if name in trained}
         options = argparse.Namespace(**{**vars(args), **own})
         check_model(options)
-        names, here = trained.get("classes"), args.classes
+        names, here = classes_of(saved), args.classes
         if options.num_classes != args.num_classes:
             raise ValueError(
                 f"it tells {options.num_classes} classes apart, this training {args.num_classes}"
             )
-        if None not in (names, here) and names != here:
+        # Early ones were saved without names.
+        unknown = saved is None or (None in (names, here) and trained.get("data") == args.data)
+        if names != here and not unknown:
             raise ValueError(
                 f"it was trained on {shortened(names)}, the data set has {shortened(here)}"
             )

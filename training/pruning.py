@@ -37,7 +37,8 @@ def add_options(parser: Parser) -> None:
             help=f"part of its weights that every {of} keeps at least (default: 0; "
             f"gmp without --sparse_block: {GMP_DENSITIES[name]:g})")
     add("--freeze_masks_epoch", type=number(int, 1), metavar="N",
-        help="from epoch N on the masks stay as they are (default: never)")
+        help="from epoch N on the masks stay as they are (default: never; gmp's do after its "
+        "rise anyway, but for --prune_period)")
     add("--pruning_strategy", choices=["base", "gmp"], default="base",
         help="gmp: the ratio rises from --initial_ratio to --ratio (default: %(default)s)")
     add("--stable_epochs", type=number(int, 0), default=0,

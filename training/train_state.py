@@ -154,6 +154,10 @@ def _or_none(test):
     return lambda value: value is None or test(value)
 
 
+def _is_part(value) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
 # What a file may hold, so that nothing which reads it has to doubt it.
 REQUIRED = {"options": _is_a(dict), "checksums": _is_file_names}
 REQUIRED_OF_TRAINING = {"epoch": _is_count, "step": _is_count, "finished": _is_a(bool)}
@@ -177,7 +181,9 @@ OPTIONS = {
     "scale": lambda value: _is_number(value) and 0.001 <= value <= 1000,
     "image_size": _or_none(lambda value: type(value) is int and 1 <= value <= 4096),
     "teacher_sha256": _or_none(_is_a(str)),
-    "initial_ratio": _or_none(lambda value: _is_number(value) and 0 <= value <= 1),
+    "initial_ratio": _or_none(_is_part),
+    "min_layer_density": _or_none(_is_part),
+    "min_channel_density": _or_none(_is_part),
     "fast_convolutions": _is_a(bool),
     "classes": _or_none(
         lambda value: type(value) is list and all(type(name) is str for name in value)

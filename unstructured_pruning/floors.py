@@ -99,4 +99,5 @@ class Floors:
 
 
 def _least(density: float, n: int) -> int:
-    return math.ceil(round(density * n, 6))  # 0.07 * 100 is 7.000000000000001
+    least = math.ceil(round(density * n, 6))  # 0.07 * 100 is 7.000000000000001
+    return max(least, 1) if density and n else 0

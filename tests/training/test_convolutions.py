@@ -88,6 +88,7 @@ def test_operators_are_chosen_by_shape(compute, size, stride, pictures, fast):
     [
         nn.Conv2D(4, 4, 3, padding=1),
         nn.Conv2D(4, 8, 3, padding=1, groups=2),
+        nn.Conv2D(4, 8, 1, groups=2),
         nn.Conv2D(4, 8, 1, stride=2),
         nn.Conv2D(4, 8, 1, padding=1),
         nn.Conv2D(4, 4, 3, padding="SAME", groups=4),
@@ -95,6 +96,7 @@ def test_operators_are_chosen_by_shape(compute, size, stride, pictures, fast):
         nn.Conv2D(4, 4, 3, padding=1, padding_mode="circular", groups=4),
         nn.Conv2D(4, 4, 3, padding=1, groups=4, data_format="NHWC"),
         nn.Conv2DTranspose(4, 4, 1),
+        type("Own", (nn.Conv2D,), {"forward": nn.Conv2D.forward})(4, 8, 1),
     ],
 )
 def test_other_layers_stay(layer):

@@ -267,6 +267,7 @@ STATES = {
             "image_size": ["96", 96.5, [96], 0, 4097],
             "classes": ["ab", [1], {"a": 1}],
             "initial_ratio": ["0.5", [1], 1.5, True],
+            "min_layer_density": ["x", [1], 2], "min_channel_density": ["x", [1], -1],
             "started_from": [1, [], {"a": [1]}],
             "totals": ["abc", [1], [["x"]], [[1.0], [1.0, 2.0]]],
             "epoch_lr": ["x"], "masks_ratio": ["x"],

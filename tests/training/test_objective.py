@@ -14,6 +14,7 @@ import pytest
 from conftest import assert_same_end, error_line, metrics, weights
 
 import train
+from readers.small_images import Cifar10
 from tasks import classification, detection
 from training import train_state
 from training.folders import STATE, WEIGHTS
@@ -58,6 +59,13 @@ def test_labels_that_are_smoothed_to_float16_lose_nothing():
     half = paddle.to_tensor(LOGITS.astype("float16"))
     loss = float(objective(label_smoothing=0.001)(None, half, [paddle.to_tensor(LABELS)]))
     assert loss == pytest.approx(smoothed(LOGITS.astype("float16"), 0.001), rel=1e-6)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1])
+def test_labels_may_be_a_column(part):
+    logits, labels = paddle.to_tensor(LOGITS), [paddle.to_tensor(LABELS[:, None])]
+    loss = float(objective(label_smoothing=part)(None, logits, labels))
+    assert loss == pytest.approx(smoothed(LOGITS, part), rel=1e-6)
 
 
 TAUGHT = rng.normal(size=(5, 7)).astype("float32")
@@ -166,6 +174,35 @@ def test_a_teacher_is_the_network_of_its_state(dense):
     model.eval()
     images = paddle.to_tensor(rng.normal(size=(4, 3, 32, 32)).astype("float32"))
     assert teacher(images).numpy() == pytest.approx(model(images).numpy(), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("saved", "here", "taken"),
+    [
+        ({"data": "cifar10", "classes": None}, {"classes": ["airplane", "automobile"]}, False),
+        (
+            {"data": "cifar10", "classes": None},
+            {"classes": list(Cifar10.classes)},
+            True,
+        ),  # an early one
+        ({"data": "digits", "classes": None}, {"classes": list(Cifar10.classes)}, False),
+        ({"data": "imagenet", "classes": None}, {"data": "imagenet", "classes": ["a"]}, True),
+        ({"data": "imagenet", "classes": ["b"]}, {"data": "imagenet", "classes": ["a"]}, False),
+    ],
+)
+def test_a_teacher_of_other_classes(saved, here, taken, dense, tmp_path):
+    shutil.copytree(dense, tmp_path / "teacher", symlinks=True)
+    state = json.loads((dense / STATE).read_text())
+    state["options"].update(saved)
+    train_state.seal(state, tmp_path / "teacher")
+    args = SimpleNamespace(**{"teacher": str(tmp_path / "teacher"), "data": "cifar10",
+                              "num_classes": 10, "image_size": 32, "fast_convolutions": True,
+                              **here})  # fmt: skip
+    if taken:
+        assert load_teacher(args) is not None
+    else:
+        with pytest.raises(ValueError, match=r"it was trained on .*, the data set has"):
+            load_teacher(args)
 
 
 @pytest.mark.parametrize("teacher", ["", "epoch-0", "model-pruned.pdparams"])

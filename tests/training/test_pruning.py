@@ -7,7 +7,7 @@ import pytest
 from conftest import assert_same_end, error_line, metrics, weights
 
 import train
-from training import train_state
+from training import initial, train_state
 from training.folders import MASKS, STATE, WEIGHTS
 from training.options import parse_training
 from training.resume import BEFORE, LASTING, different_options
@@ -136,6 +136,16 @@ def test_refusals(options, message, small, tmp_path, capfd):
 )
 def test_what_is_not_refused(options, small, tmp_path):
     train.main([*small, *options, "--model_path", str(tmp_path), "--max_steps", "1"])
+
+
+def test_default_floors_give_way_to_nothing_else(small, tmp_path, monkeypatch, capfd):
+    def refuse(*arguments, **more):
+        raise ValueError("of another kind")
+
+    monkeypatch.setattr(initial, "UnstructuredPruner", refuse)
+    line = error_line(capfd, train.main, *small, *GMP, "--model_path", tmp_path)
+    assert line.endswith("error: of another kind")
+    assert "left out" not in capfd.readouterr().out
 
 
 def test_default_floors_give_way_to_the_ratio(small, tmp_path, capfd):

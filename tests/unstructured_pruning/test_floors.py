@@ -41,7 +41,7 @@ def channels_of(layer: nn.Layer) -> list[list[int]]:
 
 
 def least(density: float, n: int) -> int:
-    return math.ceil(round(density * n, 6))
+    return max(math.ceil(round(density * n, 6)), density > 0)
 
 
 def literal(layers, scores, densities, pruned) -> list[list[bool]]:
@@ -242,6 +242,13 @@ def test_vectors_have_no_channels():
     assert masks_of(stepped(net_of([1, 2, 3, 4]), "ratio", min_layer_density=0.5, **options)) == [
         [0, 0, 1, 1]
     ]
+
+
+@pytest.mark.parametrize("density", [1e-9, 0.25])
+def test_of_a_floor_that_is_less_than_a_weight_one_stays(density):
+    net = net_of([[1, 2, 3, 4]], [[5, 6, 7, 8]])
+    masks = masks_of(stepped(net, "ratio", ratio=0.5, min_layer_density=density))
+    assert masks == [[[0, 0, 0, 1]], [[0, 1, 1, 1]]]
 
 
 @pytest.mark.parametrize("options", [{}, dict.fromkeys(NAMES, 0.0)])

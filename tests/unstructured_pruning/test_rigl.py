@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from conftest import error_line
 from documents import blocks
 from paddle import nn
 from pruned_nets import net_of
+
+from results.rigl import main
 
 (PAGE,) = blocks("docs/rigl.md", "python")
 
@@ -18,6 +21,20 @@ def rigl():
     names = {}
     exec(PAGE.partition("\nmodel = ")[0], names)
     return names["RigLPruner"]
+
+
+@pytest.mark.parametrize("words", [[], ["--data", "digits"], ["0"], ["1.5"]])
+def test_the_steps_until_no_mask_moves_are_the_first_word(words, capfd):
+    assert "END, the first word, must be a whole number >= 1" in error_line(capfd, main, *words)
+
+
+def test_a_gradient_that_is_not_finite(rigl):
+    net = net_of([[1, 2, 3, 4, 5, 6, 7, 8]])
+    pruner = rigl(net, "ratio", ratio=0.5)
+    pruner.step()
+    (net.w0 * paddle.to_tensor([[np.nan, np.inf, 1, 0, 0, 0, 0, 0]], dtype="float32")).backward()
+    pruner.step()
+    assert int(pruner.masks["w0"].sum()) == 4
 
 
 def test_the_example_is_short_and_runs():
