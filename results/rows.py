@@ -100,6 +100,7 @@ def same_rows(data: str, threshold_at: str, rise: int) -> list[Row]:
 NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
 TEACHER = ["--teacher", "{dense}"]  # the network that it starts from
+TAUGHT = [*held(8), *TEACHER]
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
 HELPED = [  # each alone, beside gmp-90
     ("hold-90", "held rate", held(3)),
@@ -122,17 +123,17 @@ ROWS = [
     imagenette("ratio-75", "ratio, in one shot", "75%", "0.005", ratio("0.75")),
     imagenette("pointwise-75", "GMP, 1x1 only", "75%", "0.005", gmp("0.75", 8, *POINTWISE)),
     imagenette("gmp-75", "GMP", "75%", "0.005", gmp("0.75", 8)),
-    imagenette("taught-75", "GMP, held rate, teacher", "75%", "0.005", gmp("0.75", 8, *held(8), *TEACHER)),
+    imagenette("taught-75", "GMP, held rate, teacher", "75%", "0.005", gmp("0.75", 8, *TAUGHT)),
     imagenette("static-90", "ratio, static masks", "90%", "0.01",
                ratio("0.9", "--prune_period", "1000000")),
     imagenette("gmp-90", "GMP", "90%", "0.01", gmp("0.9", 8)),
     imagenette("erk-90", "GMP, ERK", "90%", "0.01", gmp("0.9", 8, *ERK)),
     imagenette("hold-90", "GMP, held rate", "90%", "0.01", gmp("0.9", 8, *held(8))),
-    imagenette("taught-90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 8, *held(8), *TEACHER), 3),
+    imagenette("taught-90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 8, *TAUGHT), 3),
     imagenette("gmp-95", "GMP", "95%", "0.01", gmp("0.95", 8)),
     imagenette("no-floor-95", "GMP, no floor", "95%", "0.01", gmp("0.95", 8, *NO_FLOOR)),
     imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
-    imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *held(8), *TEACHER)),
+    imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT)),
     *same_rows("cifar", "0.06", 10)[:-1],
     Row("cifar", "hold-75", "GMP, held rate", "75%", gmp("0.75", 10, *held(10))),
     Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 10), seeds=1),
