@@ -134,7 +134,7 @@ ROWS = [
     imagenette("no-floor-95", "GMP, no floor", "95%", "0.01", gmp("0.95", 8, *NO_FLOOR)),
     imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
     imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT)),
-    *same_rows("cifar", "0.06", 10)[:-1],
+    *same_rows("cifar", "0.05", 10)[:-1],
     Row("cifar", "hold-75", "GMP, held rate", "75%", gmp("0.75", 10, *held(10))),
     Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 10), seeds=1),
     Row("cifar", "hold-90", "GMP, held rate", "90%", gmp("0.9", 10, *held(10))),
