@@ -109,8 +109,7 @@ def save_onnx(model, shape: tuple[int, ...], folder: Path, batch: int | None = N
         lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
         errors = [n for n in lines if "ERROR" in n or "Error" in n or "No module" in n]
         why = (errors or lines or [f"status {done.returncode}"])[-1]
-        hint = '; pip install ".[export]"' if "No module named" in why else ""
-        raise ValueError(f"paddle2onnx could not convert the network: {why}{hint}")
+        raise ValueError(f"paddle2onnx could not convert the network: {why}")
     restore_slopes(folder / runtimes.ONNX, model, shape)
 
 
@@ -344,6 +343,8 @@ def check_out(out: Path, before: Saved | None, source: str) -> None:
 @one_line_errors
 def main(argv=None) -> None:
     args = argv if isinstance(argv, argparse.Namespace) else parse(argv)
+    if args.format != "paddle" and importlib.util.find_spec("paddle2onnx") is None:
+        raise ValueError('paddle2onnx is not there; pip install ".[export]"')
     paddle.set_device("cpu")  # whose runtimes these are
     if args.what_if:
         what_if(args)
@@ -381,7 +382,8 @@ def export(args) -> None:
     options = {**(saved.options if saved else {}), **own, "image_size": shape[1]}
     train_state.write(Saved(args.out, options, exported_from=source), args.out)
     dense = sum(4 * p.size for p in model.state_dict().values())
-    data_dir = ["--data_dir", args.data_dir] if args.data_dir else []
+    place = args.data_dir or options.get("data_dir")
+    data_dir = ["--data_dir", place] if place and isinstance(place, str) else []
     runtime = ["--runtime", args.format, *data_dir]
     print("wrote", *(args.out / name for name in runtimes.files(args.format, args.out)))
     print(f"{written:,} bytes, {written / dense:.1%} of the weights as dense float32")

@@ -250,6 +250,14 @@ def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
     save(figure, out, "deployed")
 
 
+def log_scale(axis, form) -> None:
+    """Of x; the labels are made by `form`, as those of matplotlib's own are TeX."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(form)
+    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
 def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
     """The sparsity of every layer under several rows, those of seed 0."""
     runs = [run for run in runs if run["seed"] == 0 and run["row"] in names and "layers" in run]
@@ -263,9 +271,8 @@ def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
         label = f"{row.method}, {row.target}"
         axis.plot([1 - s for s in run["layers"].values()], layers, marker=marker, label=label)
     axis.invert_yaxis()
-    axis.set_xscale("log")
+    log_scale(axis, PERCENT)
     axis.set_xlabel("part of the layer's weights that is kept")
-    axis.xaxis.set_major_formatter(PERCENT)
     axis.tick_params(axis="y", labelsize=8)
     axis.grid(alpha=0.3)
     axis.legend()

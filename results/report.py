@@ -87,7 +87,8 @@ def read_run(folder: Path, name: str, color: str, before: Path | None) -> Run:
     if not all(has_epoch(record) for record in records):
         raise ValueError(f"{folder / folders.METRICS} is damaged: a line has no epoch")
     # Lines may be of epochs after the newest checkpoint.
-    records = [record for record in records if record["epoch"] < saved.epoch + saved.finished]
+    ended = saved.finished or saved.step == saved.options.get("max_steps")
+    records = [record for record in records if record["epoch"] < saved.epoch + ended]
     if not records:
         raise ValueError(f"{folder} has no line in {folders.METRICS}: no epoch was finished")
     path = before or starting_weights(saved)
@@ -211,9 +212,8 @@ def layer_rows(runs: list[Run]) -> list[list[str]]:
     for name in names:
         there = [run.after.get(name) for run in runs]
         size = next(value.size for value in there if value is not None)
-        rows.append(
-            [name, f"{size:,}", *("" if v is None else percent(plots.sparsity(v)) for v in there)]
-        )
+        cells = ("" if value is None else percent(plots.sparsity(value)) for value in there)
+        rows.append([name, f"{size:,}", *cells])
     return rows
 
 
@@ -231,14 +231,14 @@ def curves(runs: list[Run], t) -> list[dict]:
             plots.draw_panel(axis, panel, run.records, run.color, width)
         axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         styles = dict(zip(lines.values(), (t("solid"), t("dashed"))))
-        named = [f"{styles[label]}: {t(label)}" for label in labels]
+        named = [styles[label] + t(": ") + t(label) for label in labels]
         last = [
             f"{run.name} {t(label)} {each[label][-1][1]:.4g}"
             for run, each in zip(runs, found)
             for label in labels
             if label in each
         ]
-        caption = "; ".join(named) if len(lines) > 1 else ""
+        caption = t("; ").join(named) if len(lines) > 1 else ""
         items.append(chart(figure, t(panel), caption, last))
     return items
 
@@ -260,7 +260,7 @@ def histograms(runs: list[Run], t) -> list[dict]:
             start = t("the weights it started from were random")
         else:
             start = t("the weights it started from are not at hand")
-        items.append(chart(figure, run.name, f"{caption}; {start}", []))
+        items.append(chart(figure, run.name, caption + t("; ") + start, []))
     return items
 
 
@@ -382,7 +382,7 @@ def main(argv=None) -> None:
         raise WrongOption(f"--out {args.out} must end with .html")
     if not args.out.parent.is_dir():
         raise WrongOption(f"--out {args.out}: there is no folder {args.out.parent}")
-    paths = [*([args.control] if args.control else []), *args.folders]
+    paths = list({p.resolve(): p for p in (args.control, *args.folders) if p}.values())
     colors = [*([CONTROL] if args.control else []), *COLORS]
     if len(paths) > len(colors):
         raise WrongOption(f"{len(paths)} runs are too many for one page; give {len(colors)}")

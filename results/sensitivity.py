@@ -34,7 +34,7 @@ from tqdm import tqdm
 from evaluate import check_classes
 from readers.loader import Loader
 from readers.sampler import EpochBatchSampler
-from results.plots import PERCENT, plt, save
+from results.plots import PERCENT, log_scale, plt, save
 from tasks.lines import listed
 from tasks.measure import class_names, evaluate
 from training import batch_norm, checkpoint, convolutions, folders, pruning, train_state
@@ -198,7 +198,7 @@ def draw(records: dict, dense: dict, chosen: dict[str, float], key: str, out: Pa
     left.legend(title="ratio")
     left.tick_params(axis="y", labelsize=8)
     if key == "loss":
-        left.set_xscale("log")
+        log_scale(left, "{x:g}")
     else:
         left.xaxis.set_major_formatter(PERCENT)
     left.set_xlabel(f"{key} on training pictures, this layer alone pruned")

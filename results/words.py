@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Callable
 
 CHINESE = {
+    " (control)": "（对照）",
+    ": ": "：",
+    "; ": "；",
     "accuracy": "准确率",
     "Accuracy, sparsity and time": "准确率、稀疏度与时间",
     "all": "全部",
     "All saved options": "保存的全部选项",
     "bytes of the weights' file": "权重文件字节数",
-    "control": "对照",
     "dashed": "虚线",
     "epochs": "轮数",
     "Exported networks": "导出的网络",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 
 import numpy as np
 import paddle
@@ -13,7 +12,7 @@ import paddle.nn.functional as F
 from paddle.vision import models
 
 from readers.small_images import Cifar10, Digits, FashionMNIST
-from tasks.lines import say
+from tasks.lines import warn
 from tasks.measure import build, class_name, class_names, summarize
 
 # The number of classes of each data set.
@@ -67,10 +66,9 @@ def make_imagenet(options, mode: str):
     labels = getattr(dataset, "labels", None)
     found = len(np.unique(labels)) if isinstance(labels, np.ndarray) else outputs
     if mode == "train" and found != outputs:
-        say(
+        warn(
             f"{folder}: {found} classes in the training data, {outputs} outputs of the network "
-            "(--num_classes)",
-            sys.stderr,
+            "(--num_classes)"
         )
     return dataset
 

@@ -88,13 +88,16 @@ def counts(outputs, targets: list[paddle.Tensor], mean_loss: paddle.Tensor) -> p
 
 
 def predictions(outputs, pixels: np.ndarray, names: list[str] | None) -> list[dict]:
-    """What is found in a picture with a score of at least 0.3; boxes as of yolov3.detections()."""
+    """What is found in a picture with a score of at least 0.3; boxes as of yolov3.detections().
+
+    Boxes that lay outside of the picture have no area, and are left out.
+    """
     sizes = paddle.to_tensor([pixels.shape[:2]], "int32")
     ((boxes, scores, labels),) = yolov3.detections(outputs, sizes)
     return [
         {"score": score, "label": label, "class": class_name(names, label), "box": box}
         for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist())
-        if score >= MIN_SHOWN_SCORE
+        if score >= MIN_SHOWN_SCORE and box[0] < box[2] and box[1] < box[3]
     ]
 
 

@@ -344,6 +344,14 @@ def test_a_drawing_stays_in_its_folder(path, name, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
+def test_boxes_that_lay_outside_are_left_out(monkeypatch):
+    boxes = np.float32([[1, 2, 3, 4], [0, 2, 0, 4], [1, 8, 3, 8]])
+    found = [(boxes, np.ones(3, np.float32), np.zeros(3, np.int64))]
+    monkeypatch.setattr(detection.yolov3, "detections", lambda outputs, sizes: found)
+    (seen,) = detection.predictions(None, np.zeros([8, 8, 3], np.uint8), None)
+    assert seen["box"] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("name", ["\x1b[2J\n", "\udcff", "a\0b", "手写体"])
 def test_any_name_of_a_class_is_drawn(name, tmp_path):
     found = [{"score": 0.5, "label": 1, "class": name, "box": [1, 1, 9, 9]}]

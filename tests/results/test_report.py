@@ -111,7 +111,8 @@ def test_what_the_page_says(runs, tmp_path):
 
 
 def test_of_equal_curves_all_are_in_sight(runs, tmp_path):
-    text = page(tmp_path, runs / "pruned", runs / "dense", "--control", runs / "control")
+    given = [runs / name for name in ("control", "pruned", "dense")]
+    text = page(tmp_path, *given, "--control", runs / "control")  # which stands once
     svg = re.search(r'aria-label="learning rate.*?</svg>', text, re.DOTALL)[0]
     found = re.findall(r"fill: none; stroke: (#\w+); stroke-width: ([\d.]+)", svg)
     widths = [float(dict(found)[color]) for color in (report.CONTROL, *report.COLORS[:2])]
@@ -132,7 +133,12 @@ def test_the_best_and_the_average(hostile, tmp_path):
 
 def test_epochs_after_the_checkpoint_are_not_told(hostile, tmp_path):
     state = json.loads((hostile / train_state.STATE).read_text())
-    for finished, shown in ((True, "30.00%"), (False, "20.00%")):
+    for finished, most, shown in (
+        (True, None, "30.00%"),
+        (False, None, "20.00%"),
+        (False, state["step"], "30.00%"),  # --max_steps ended it within the epoch
+    ):
+        state["options"]["max_steps"] = most
         train_state.seal({**state, "epoch": 1, "finished": finished}, hostile)
         folders.write_metrics(hostile, [{"epoch": e, "top1": (2 + e) / 10} for e in range(3)])
         assert cells(page(tmp_path, hostile), "top-1") == [[shown]]
@@ -272,7 +278,7 @@ def test_a_pickle_is_not_run(runs, tmp_path, capfd, name):
         (["--out", "report.txt"], "must end with .html"),
         (["--out", "nowhere/report.html"], "--out nowhere/report.html: there is no folder nowhere"),
         (["--out", "report.html", "--exported", "."], "--exported . holds no network of export.py"),
-        ([*["run"] * 10, "--out", "report.html"], "11 runs are too many"),
+        ([*"0123456789", "--out", "report.html"], "11 runs are too many"),
     ],
 )
 def test_what_is_asked_for_wrongly(runs, tmp_path, monkeypatch, capfd, words, message):

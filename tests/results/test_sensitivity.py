@@ -141,6 +141,7 @@ def whole(weights, tmp_path_factory):
     assert {path.name for path in out.iterdir()} == {
         sensitivity.FILE, "sensitivity.png", "sensitivity.svg"
     }  # fmt: skip
+    assert "$" not in (out / "sensitivity.svg").read_text()  # TeX, which is shown as it is
     return (out / sensitivity.FILE).read_text(), "\n".join(said).replace(str(out), "OUT")
 
 
