@@ -24,6 +24,7 @@ class Row:
     options: list[str]
     program: str = "train.py"
     seeds: int = 3
+    control: str = "control"  # the row that it is compared with: dense, of the same length
 
     @property
     def full_name(self) -> str:
@@ -101,6 +102,7 @@ NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
 TEACHER = ["--teacher", "{dense}"]  # the network that it starts from
 TAUGHT = [*held(8), *TEACHER]
+LONG_TAUGHT = [*held(20), *TEACHER]
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
 HELPED = [  # each alone, beside gmp-90
     ("hold-90", "held rate", held(3)),
@@ -114,6 +116,13 @@ RIGL = [*ERK, "--prune_period", "50"]
 
 def imagenette(name: str, method: str, target: str, lr: str, options: list[str], seeds: int = 1):
     return Row("imagenette", name, method, target, [*options, "--lr", lr], seeds=seeds)
+
+
+def long(name: str, method: str, target: str, lr: str, options: list[str]) -> Row:
+    """30 epochs in place of 12."""
+    options = [*options, "--lr", lr, "--num_epochs", "30"]
+    return Row("imagenette", f"long-{name}", f"{method}, 30 epochs", target, options, seeds=1,
+               control="long-control")  # fmt: skip
 
 
 ROWS = [
@@ -134,6 +143,9 @@ ROWS = [
     imagenette("no-floor-95", "GMP, no floor", "95%", "0.01", gmp("0.95", 8, *NO_FLOOR)),
     imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
     imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT)),
+    long("control", "dense control", "", "0.002", DENSE),
+    long("90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 20, *LONG_TAUGHT)),
+    long("95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 20, *LONG_TAUGHT)),
     *same_rows("cifar", "0.05", 10)[:-1],
     Row("cifar", "hold-75", "GMP, held rate", "75%", gmp("0.75", 10, *held(10))),
     Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 10), seeds=1),

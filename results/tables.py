@@ -55,14 +55,15 @@ def table(runs: list[dict], data: str, deployed: list[dict]) -> str:
 
 
 def differences(runs: list[dict], row) -> list[float]:
-    """Of top-1 to that of the control of the same seed, in points; none of the dense rows."""
-    if row.name in ("dense", "control"):
+    """Of top-1 to that of its control of the same seed, in points; none where others start."""
+    control = f"{row.data}-{row.control}"
+    if row.is_start or row.full_name == control:
         return []
     top1 = {(run["row"], run["seed"]): run["top1"] for run in runs if "diverged" not in run}
     return [
-        100 * (value - top1[f"{row.data}-control", seed])
+        100 * (value - top1[control, seed])
         for (name, seed), value in top1.items()
-        if name == row.full_name and (f"{row.data}-control", seed) in top1
+        if name == row.full_name and (control, seed) in top1
     ]
 
 

@@ -160,6 +160,16 @@ def test_the_table_has_means_ranges_and_intervals():
     assert len(cells(runs, "digits")) == 2
 
 
+def test_a_longer_run_is_compared_with_a_control_as_long():
+    runs = [run("imagenette-control", 0, 0.9), run("imagenette-long-control", 0, 0.92),
+            run("imagenette-long-90", 0, 0.91), run("imagenette-gmp-90", 0, 0.85)]  # fmt: skip
+    differences = {row[-1].strip("`"): row[5] for row in cells(runs, "imagenette")[2:]}
+    assert differences == {
+        "imagenette-control": "", "imagenette-gmp-90": "-5.00",
+        "imagenette-long-control": "", "imagenette-long-90": "-1.00",
+    }  # fmt: skip
+
+
 def test_the_table_has_what_pruning_buys():
     runs = [run("fashion-control", 0, 0.9), run("fashion-gmp-75", 0, 0.8),
             run("fashion-gmp-90", 0, 0.8)]  # fmt: skip
