@@ -26,7 +26,7 @@ except ImportError:
     sys.exit(2)
 
 from results.experiments import read_lines, read_runs
-from results.rows import DATA, DENSE, HELPED, ROWS
+from results.rows import DATA, DENSE, HELPED, ROWS, Row
 from training import checkpoint, folders
 
 matplotlib.use("Agg")
@@ -181,11 +181,12 @@ def draw_results(runs: list[dict], out: Path) -> None:
     size = (6.5 * len(shown), 5)
     figure, axes = plt.subplots(1, len(shown), figsize=size, layout="constrained", squeeze=False)
     for axis, data in zip(axes[0], shown):
-        control = [run["top1"] for run in runs if run["row"] == f"{data}-control"]
-        if control:
-            label = "dense control"
-            axis.axhspan(min(control), max(control), alpha=0.12, color="black", label=label)
-            axis.axhline(statistics.mean(control), color="black", linewidth=1)
+        controls = [row for row in ROWS if row.data == data and row.name == row.control]
+        for row, style in zip(controls, STYLES):
+            if top1 := [run["top1"] for run in whole(runs, row)]:
+                axis.axhspan(min(top1), max(top1), alpha=0.12, color="black")
+                mean = statistics.mean(top1)
+                axis.axhline(mean, color="black", linewidth=1, linestyle=style, label=row.method)
         for (method, points), marker in zip(methods(runs, data).items(), cycle(MARKERS)):
             x, mean, low, high = np.array(sorted(points)).T
             error = np.stack([mean - low, high - mean])
@@ -200,6 +201,10 @@ def draw_results(runs: list[dict], out: Path) -> None:
     save(figure, out, "results")
 
 
+def whole(runs: list[dict], row: Row) -> list[dict]:
+    return [run for run in runs if run["row"] == row.full_name and "diverged" not in run]
+
+
 def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
     """Of every method of pruning the points (sparsity, mean, lowest and highest top-1).
 
@@ -210,8 +215,7 @@ def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
     for row in ROWS:
         if row.data != data or row.options[:2] == DENSE or row.full_name in hidden:
             continue
-        found = [run for run in runs if run["row"] == row.full_name and "diverged" not in run]
-        if found:
+        if found := whole(runs, row):
             top1 = [run["top1"] for run in found]
             sparsity = statistics.mean(run["prunable_sparsity"] for run in found)
             # exact: equal numbers give a mean that is no less
@@ -232,7 +236,7 @@ def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
             row = rows[record["row"]]
             if row.data != data or row.is_start:
                 continue
-            top1 = [r["top1"] for r in runs if r["row"] == row.full_name and "diverged" not in r]
+            top1 = [run["top1"] for run in whole(runs, row)]
             label = row.method.partition(" 0.")[0]
             if record["runtime"] == "onnx":
                 label += ", ONNX Runtime"

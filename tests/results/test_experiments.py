@@ -303,6 +303,18 @@ def test_pictures_of_experiments(tmp_path, monkeypatch):
     assert figures["deployed"].axes[1].lines[0].get_label() == "dense control, ONNX Runtime"
 
 
+def test_the_picture_has_the_control_of_longer_runs(tmp_path, monkeypatch):
+    runs = [run("imagenette-control", 0, 0.9), run("imagenette-long-control", 0, 0.92),
+            {"row": "imagenette-control", "seed": 1, "diverged": "at step 3"},
+            run("imagenette-long-90", 0, 0.91)]  # fmt: skip
+    monkeypatch.setattr(plots, "save", lambda *_: None)
+    plots.draw_results(runs, tmp_path)
+    drawn = plots.plt.gcf().axes[0].lines[:2]
+    assert [(line.get_label(), line.get_linestyle(), *line.get_ydata()) for line in drawn] == [
+        ("dense control", "-", 0.9, 0.9), ("dense control, 30 epochs", "--", 0.92, 0.92),
+    ]  # fmt: skip
+
+
 def test_the_picture_has_all_methods_however_many(tmp_path, monkeypatch):
     rows = [row for row in ROWS if row.data == "fashion"]
     runs = [run(row.full_name, 0, 0.5) for row in rows]
