@@ -35,7 +35,6 @@ import matplotlib.pyplot as plt
 plt.rcParams["text.parse_math"] = False  # names are no formulas
 
 MARKERS = "osD^v<>Pp*Xh"
-PERCENT = matplotlib.ticker.PercentFormatter(1, decimals=None)
 # Rows whose sparsity by layer is drawn.
 COMPARED = [f"imagenette-{name}" for name in ("gmp-95", "no-floor-95", "erk-95")]
 # Curves over the epochs: by panel the names of metrics.jsonl, and of their lines.
@@ -48,6 +47,12 @@ PANELS = {
     "threshold": {"threshold": "threshold"},
 }
 STYLES = ("-", "--")  # of a panel's lines, where the colours are those of runs
+HOLLOW = {"markerfacecolor": "none", "markersize": 7, "linewidth": 1}  # so that none hides another
+
+
+def percent() -> matplotlib.ticker.Formatter:
+    """For one axis, whose range decides how many decimals are shown."""
+    return matplotlib.ticker.PercentFormatter(1)
 
 
 def save(figure, out: Path, name: str) -> None:
@@ -84,7 +89,7 @@ def draw_panel(axis, panel: str, records: list[dict], color=None, width: float =
     if panel == "sparsity":
         axis.set_ylim(0, 1)
     if panel in ("accuracy", "mAP", "sparsity"):
-        axis.yaxis.set_major_formatter(PERCENT)
+        axis.yaxis.set_major_formatter(percent())
 
 
 def draw_epochs(records: list[dict], out: Path) -> None:
@@ -158,7 +163,7 @@ def draw_layers(weights: dict[str, np.ndarray], out: Path) -> None:
     axis.tick_params(axis="y", labelsize=8)
     axis.set_xlim(0, 1)
     axis.set_xlabel("sparsity of the layer (number of its weights)")
-    axis.xaxis.set_major_formatter(PERCENT)
+    axis.xaxis.set_major_formatter(percent())
     axis.grid(axis="x", alpha=0.3)
     save(figure, out, "layers")
 
@@ -190,11 +195,11 @@ def draw_results(runs: list[dict], out: Path) -> None:
         for (method, points), marker in zip(methods(runs, data).items(), cycle(MARKERS)):
             x, mean, low, high = np.array(sorted(points)).T
             error = np.stack([mean - low, high - mean])
-            axis.errorbar(x, mean, error, marker=marker, capsize=3, label=method, linewidth=1)
+            axis.errorbar(x, mean, error, marker=marker, capsize=3, label=method, **HOLLOW)
         axis.set_title(DATA[data].title)
         axis.set_xlabel("measured sparsity of the prunable weights")
-        axis.xaxis.set_major_formatter(PERCENT)
-        axis.yaxis.set_major_formatter(PERCENT)
+        axis.xaxis.set_major_formatter(percent())
+        axis.yaxis.set_major_formatter(percent())
         axis.grid(alpha=0.3)
         axis.legend(fontsize=9)
     axes[0][0].set_ylabel("top-1")
@@ -244,10 +249,10 @@ def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
                 point = (record[key] / (1e6 if key == "bytes" else 1), statistics.mean(top1))
                 lines.setdefault(label, []).append(point)
         for (label, points), marker in zip(lines.items(), cycle(MARKERS)):
-            axis.plot(*zip(*sorted(points)), marker=marker, linewidth=1, label=label)
+            axis.plot(*zip(*sorted(points)), marker=marker, label=label, **HOLLOW)
         axis.set_xlabel(title)
         axis.set_xlim(left=0)
-        axis.yaxis.set_major_formatter(PERCENT)
+        axis.yaxis.set_major_formatter(percent())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"top-1 on {DATA[data].title}")
     axes[1].legend(fontsize=9)
@@ -271,11 +276,11 @@ def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
     rows = {row.full_name: row for row in ROWS}
     for run, marker in zip(runs, MARKERS):
         row = rows[run["row"]]
-        layers = list(run["layers"])
         label = f"{row.method}, {row.target}"
-        axis.plot([1 - s for s in run["layers"].values()], layers, marker=marker, label=label)
+        kept = [1 - sparsity for sparsity in run["layers"].values()]
+        axis.plot(kept, list(run["layers"]), marker=marker, label=label, **HOLLOW)
     axis.invert_yaxis()
-    log_scale(axis, PERCENT)
+    log_scale(axis, percent())
     axis.set_xlabel("part of the layer's weights that is kept")
     axis.tick_params(axis="y", labelsize=8)
     axis.grid(alpha=0.3)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from evaluate import check_classes
 from readers.loader import Loader
 from readers.sampler import EpochBatchSampler
-from results.plots import PERCENT, log_scale, plt, save
+from results.plots import log_scale, percent, plt, save
 from tasks.lines import listed
 from tasks.measure import class_names, evaluate
 from training import batch_norm, checkpoint, convolutions, folders, pruning, train_state
@@ -200,11 +200,11 @@ def draw(records: dict, dense: dict, chosen: dict[str, float], key: str, out: Pa
     if key == "loss":
         log_scale(left, "{x:g}")
     else:
-        left.xaxis.set_major_formatter(PERCENT)
+        left.xaxis.set_major_formatter(percent())
     left.set_xlabel(f"{key} on training pictures, this layer alone pruned")
     right.barh(names, list(chosen.values()))
     right.set_xlim(0, 1)
-    right.xaxis.set_major_formatter(PERCENT)
+    right.xaxis.set_major_formatter(percent())
     right.set_xlabel("ratio of the layer that follows")
     left.invert_yaxis()
     left.margins(y=0.01)

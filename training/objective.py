@@ -90,11 +90,11 @@ def load_teacher(args: argparse.Namespace) -> paddle.nn.Layer | None:
             raise ValueError(
                 f"it tells {options.num_classes} classes apart, this training {args.num_classes}"
             )
-        # Early ones were saved without names.
-        unknown = saved is None or (None in (names, here) and trained.get("data") == args.data)
-        if names != here and not unknown:
+        data = trained.get("data")  # decides where names are missing
+        if saved and (data != args.data if None in (names, here) else names != here):
             raise ValueError(
-                f"it was trained on {shortened(names)}, the data set has {shortened(here)}"
+                f"it was trained on {data} with {shortened(names)}, this training is on "
+                f"{args.data} with {shortened(here)}"
             )
         teacher = TASKS[args.data].make_model(options)
         checkpoint.load_weights(teacher, path, saved)

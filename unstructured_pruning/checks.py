@@ -99,7 +99,7 @@ def gmp_configs(configs: dict | None, target: float) -> dict:
     if configs["pruning_steps"] > max(1, configs["pruning_iterations"]):
         raise ValueError(
             f"pruning_steps must be at most pruning_iterations={configs['pruning_iterations']}, "
-            f"got {configs['pruning_steps']}"
+            f"got {configs['pruning_steps']}; lower it, or let the ratio rise for longer"
         )
     if not 0 <= configs["initial_ratio"] <= target:
         raise ValueError(

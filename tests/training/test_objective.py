@@ -186,6 +186,8 @@ def test_a_teacher_is_the_network_of_its_state(dense):
             True,
         ),  # an early one
         ({"data": "digits", "classes": None}, {"classes": list(Cifar10.classes)}, False),
+        ({"data": "digits", "classes": None}, {"data": "imagenet", "classes": None}, False),
+        ({"data": "imagenet", "classes": None}, {"data": "imagenet", "classes": None}, True),
         ({"data": "imagenet", "classes": None}, {"data": "imagenet", "classes": ["a"]}, True),
         ({"data": "imagenet", "classes": ["b"]}, {"data": "imagenet", "classes": ["a"]}, False),
     ],
@@ -201,7 +203,7 @@ def test_a_teacher_of_other_classes(saved, here, taken, dense, tmp_path):
     if taken:
         assert load_teacher(args) is not None
     else:
-        with pytest.raises(ValueError, match=r"it was trained on .*, the data set has"):
+        with pytest.raises(ValueError, match=f"it was trained on {saved['data']} with .*, this"):
             load_teacher(args)
 
 
@@ -297,8 +299,8 @@ def test_names_of_classes(names, dense, cifar_dir, tmp_path, capfd, monkeypatch)
     if names == ["bee", "ant"]:
         message = error_line(capfd, train.main, *options)
         assert message.endswith(
-            "it was trained on the classes ['bee', 'ant'], the data set has the classes "
-            "['ant', 'bee']"
+            "it was trained on cifar10 with the classes ['bee', 'ant'], this training is on cifar10 "
+            "with the classes ['ant', 'bee']"
         )
     else:
         train.main(options)
