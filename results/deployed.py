@@ -2,8 +2,8 @@
 
     python -m results.deployed --out my_results --data imagenette
 
-Every row's network of seed 0 runs in the sparse runtime, the control's in ONNX Runtime, too: one
-picture on one thread, all in turns. A line each in OUT/deployed.jsonl.
+Every row's network of seed 0 runs in the sparse runtime, a dense control's in ONNX Runtime, too:
+one picture on one thread, all in turns. A line each in OUT/deployed.jsonl.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import export
 import runtimes
 from benchmarks.report import cpu_name
 from results.experiments import Suite, read_lines
-from results.rows import DATA, ROWS
+from results.rows import DATA, DENSE, ROWS
 from runtimes import cost
 from tasks.classification import input_shape
 from training import train_state
@@ -30,16 +30,17 @@ from training.options import parse_training
 
 def measure(out: Path, data: str, seconds: float) -> list[dict]:
     suite = Suite(out, Path())
-    rows = {row.full_name: suite.folder(row, 0) for row in ROWS if row.data == data}
-    rows = {name: folder for name, folder in rows.items() if (folder / train_state.STATE).exists()}
+    rows = [row for row in ROWS if row.data == data]
+    rows = [row for row in rows if (suite.folder(row, 0) / train_state.STATE).exists()]
     if not rows:
         raise ValueError(f"{out} has no trained network of {data}")
     shape = input_shape(parse_training("", DATA[data].options))
     with tempfile.TemporaryDirectory() as exports:
         forms = []
-        for name, folder in rows.items():
-            for runtime in ("sparse", "onnx") if name == f"{data}-control" else ("sparse",):
-                to = Path(exports) / name
+        for row in rows:
+            folder, to = suite.folder(row, 0), Path(exports) / row.full_name
+            dense = row.options[:2] == DENSE and not row.is_start
+            for runtime in ("sparse", "onnx") if dense else ("sparse",):
                 export.main(["--pruned_model", str(folder), "--format", runtime, "--out", str(to)])
                 forms.append((runtime, to))
         found = measure_exports(forms, shape, seconds)

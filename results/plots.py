@@ -26,7 +26,8 @@ except ImportError:
     sys.exit(2)
 
 from results.experiments import read_lines, read_runs
-from results.rows import DATA, DENSE, HELPED, ROWS, Row
+from results.rows import DATA, DENSE, HELPED, ROWS
+from results.tables import finished
 from training import checkpoint, folders
 
 matplotlib.use("Agg")
@@ -46,7 +47,7 @@ PANELS = {
     "sparsity": {"prunable_sparsity": "prunable", "sparsity": "all"},
     "threshold": {"threshold": "threshold"},
 }
-STYLES = ("-", "--")  # of a panel's lines, where the colours are those of runs
+STYLES = ("-", "--")  # of lines of one colour
 HOLLOW = {"markerfacecolor": "none", "markersize": 7, "linewidth": 1}  # so that none hides another
 
 
@@ -187,8 +188,8 @@ def draw_results(runs: list[dict], out: Path) -> None:
     figure, axes = plt.subplots(1, len(shown), figsize=size, layout="constrained", squeeze=False)
     for axis, data in zip(axes[0], shown):
         controls = [row for row in ROWS if row.data == data and row.name == row.control]
-        for row, style in zip(controls, STYLES):
-            if top1 := [run["top1"] for run in whole(runs, row)]:
+        for row, style in zip(controls, cycle(STYLES)):
+            if top1 := [run["top1"] for run in finished(runs, row.full_name)]:
                 axis.axhspan(min(top1), max(top1), alpha=0.12, color="black")
                 mean = statistics.mean(top1)
                 axis.axhline(mean, color="black", linewidth=1, linestyle=style, label=row.method)
@@ -206,10 +207,6 @@ def draw_results(runs: list[dict], out: Path) -> None:
     save(figure, out, "results")
 
 
-def whole(runs: list[dict], row: Row) -> list[dict]:
-    return [run for run in runs if run["row"] == row.full_name and "diverged" not in run]
-
-
 def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
     """Of every method of pruning the points (sparsity, mean, lowest and highest top-1).
 
@@ -220,7 +217,7 @@ def methods(runs: list[dict], data: str) -> dict[str, list[tuple]]:
     for row in ROWS:
         if row.data != data or row.options[:2] == DENSE or row.full_name in hidden:
             continue
-        if found := whole(runs, row):
+        if found := finished(runs, row.full_name):
             top1 = [run["top1"] for run in found]
             sparsity = statistics.mean(run["prunable_sparsity"] for run in found)
             # exact: equal numbers give a mean that is no less
@@ -241,7 +238,7 @@ def draw_deployed(runs: list[dict], deployed: list[dict], out: Path) -> None:
             row = rows[record["row"]]
             if row.data != data or row.is_start:
                 continue
-            top1 = [run["top1"] for run in whole(runs, row)]
+            top1 = [run["top1"] for run in finished(runs, row.full_name)]
             label = row.method.partition(" 0.")[0]
             if record["runtime"] == "onnx":
                 label += ", ONNX Runtime"
@@ -280,7 +277,7 @@ def draw_distributions(runs: list[dict], names: list[str], out: Path) -> None:
         kept = [1 - sparsity for sparsity in run["layers"].values()]
         axis.plot(kept, list(run["layers"]), marker=marker, label=label, **HOLLOW)
     axis.invert_yaxis()
-    log_scale(axis, percent())
+    log_scale(axis, lambda part, _: f"{100 * part:g}%")
     axis.set_xlabel("part of the layer's weights that is kept")
     axis.tick_params(axis="y", labelsize=8)
     axis.grid(alpha=0.3)

@@ -102,7 +102,6 @@ NO_FLOOR = ["--min_layer_density", "0", "--min_channel_density", "0"]
 ERK = ["--distribution", "erk"]
 TEACHER = ["--teacher", "{dense}"]  # the network that it starts from
 TAUGHT = [*held(8), *TEACHER]
-LONG_TAUGHT = [*held(20), *TEACHER]
 POINTWISE = ["--prune_params_type", "conv1x1_only"]
 HELPED = [  # each alone, beside gmp-90
     ("hold-90", "held rate", held(3)),
@@ -144,8 +143,8 @@ ROWS = [
     imagenette("erk-95", "GMP, ERK", "95%", "0.01", gmp("0.95", 8, *ERK)),
     imagenette("taught-95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 8, *TAUGHT)),
     long("control", "dense control", "", "0.002", DENSE),
-    long("90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 20, *LONG_TAUGHT)),
-    long("95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 20, *LONG_TAUGHT)),
+    long("90", "GMP, held rate, teacher", "90%", "0.01", gmp("0.9", 20, *held(20), *TEACHER)),
+    long("95", "GMP, held rate, teacher", "95%", "0.01", gmp("0.95", 20, *held(20), *TEACHER)),
     *same_rows("cifar", "0.05", 10)[:-1],
     Row("cifar", "hold-75", "GMP, held rate", "75%", gmp("0.75", 10, *held(10))),
     Row("cifar", "gmp-90", "GMP", "90%", gmp("0.9", 10), seeds=1),

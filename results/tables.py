@@ -23,13 +23,13 @@ def table(runs: list[dict], data: str, deployed: list[dict]) -> str:
         deployed: lines of deployed.jsonl. Their columns are left out where the data set has none.
     """
     lines = []
-    # The control, which has no zeros, in ONNX Runtime.
+    # Dense controls, which have no zeros, in ONNX Runtime.
     exported = {line["row"]: line for line in deployed if line["runtime"] == "sparse"}
     exported.update({line["row"]: line for line in deployed if line["runtime"] == "onnx"})
     head = HEAD + DEPLOYED * any(name.startswith(f"{data}-") for name in exported)
     for row in (row for row in ROWS if row.data == data):
         found = [run for run in runs if run["row"] == row.full_name]
-        whole = [run for run in found if "diverged" not in run]
+        whole = finished(runs, row.full_name)
         if not found:
             continue
         remark = [f"{len(found) - len(whole)} diverged"] if len(found) > len(whole) else []
@@ -54,16 +54,21 @@ def table(runs: list[dict], data: str, deployed: list[dict]) -> str:
     return markdown(head, lines)
 
 
+def finished(runs: list[dict], name: str) -> list[dict]:
+    """Those of a row that did not diverge."""
+    return [run for run in runs if run["row"] == name and "diverged" not in run]
+
+
 def differences(runs: list[dict], row) -> list[float]:
     """Of top-1 to that of its control of the same seed, in points; none where others start."""
     control = f"{row.data}-{row.control}"
     if row.is_start or row.full_name == control:
         return []
-    top1 = {(run["row"], run["seed"]): run["top1"] for run in runs if "diverged" not in run}
+    dense = {run["seed"]: run["top1"] for run in finished(runs, control)}
     return [
-        100 * (value - top1[control, seed])
-        for (name, seed), value in top1.items()
-        if name == row.full_name and (control, seed) in top1
+        100 * (run["top1"] - dense[run["seed"]])
+        for run in finished(runs, row.full_name)
+        if run["seed"] in dense
     ]
 
 

@@ -21,7 +21,8 @@ from results import experiments, plots, report, sensitivity
 from results.rows import DATA
 
 SMALL_VOC = "--image_size 64 --train_sizes 64 64"
-SMALL = "--scale 0.25 --batch_size 2 --batch_size_for_validation 2 --num_workers 0 --max_steps 1"
+FEW = "--batch_size 2 --batch_size_for_validation 2 --num_workers 0 --max_steps 1"
+SMALL = f"--scale 0.25 {FEW}"
 ENGLISH = sorted(set(DOCUMENTS) - set(TWINS.values()))  # whose twins show the same commands
 PROGRAMS = ("train.py", "evaluate.py", "export.py")  # and my_train.py
 MODULES = (
@@ -136,6 +137,9 @@ def test_documented_command(command, trained, trained_voc, tmp_path, monkeypatch
         assert re.search(r"\| ratio +\| +55% \|", capfd.readouterr().out)
         return
     small = SMALL.split() + voc * SMALL_VOC.split()
+    if "--teacher dense" in command:  # it has to name the network of Imagenette's rows itself
+        small, imagenette = FEW.split(), DATA["imagenette"]
+        train.main([*imagenette.options, *imagenette.dense, *small, "--model_path", "dense"])
     small += ["--pruning_steps", "2"] * ("gmp" in words)
     if "--resume_epoch 9" in command:
         small[small.index("--max_steps") :] = ["--num_epochs", "11"]

@@ -90,8 +90,10 @@ def load_teacher(args: argparse.Namespace) -> paddle.nn.Layer | None:
             raise ValueError(
                 f"it tells {options.num_classes} classes apart, this training {args.num_classes}"
             )
-        data = trained.get("data")  # decides where names are missing
-        if saved and (data != args.data if None in (names, here) else names != here):
+        data = trained.get("data")
+        # Where names are missing, that of the data set has to do.
+        other = data != args.data if None in (names, here) else names != here
+        if saved and other:
             raise ValueError(
                 f"it was trained on {data} with {shortened(names)}, this training is on "
                 f"{args.data} with {shortened(here)}"

@@ -190,6 +190,9 @@ def test_a_teacher_is_the_network_of_its_state(dense):
         ({"data": "imagenet", "classes": None}, {"data": "imagenet", "classes": None}, True),
         ({"data": "imagenet", "classes": None}, {"data": "imagenet", "classes": ["a"]}, True),
         ({"data": "imagenet", "classes": ["b"]}, {"data": "imagenet", "classes": ["a"]}, False),
+        ({"data": "imagenet", "classes": ["a"]}, {"data": "cifar10", "classes": ["a"]}, True),
+        ({"data": "imagenet", "classes": ["a"]}, {"data": "imagenet", "classes": None}, True),
+        ({"data": "imagenet", "classes": ["a"]}, {"data": "digits", "classes": None}, False),
     ],
 )
 def test_a_teacher_of_other_classes(saved, here, taken, dense, tmp_path):
@@ -299,8 +302,8 @@ def test_names_of_classes(names, dense, cifar_dir, tmp_path, capfd, monkeypatch)
     if names == ["bee", "ant"]:
         message = error_line(capfd, train.main, *options)
         assert message.endswith(
-            "it was trained on cifar10 with the classes ['bee', 'ant'], this training is on cifar10 "
-            "with the classes ['ant', 'bee']"
+            "it was trained on cifar10 with the classes ['bee', 'ant'], this training is on "
+            "cifar10 with the classes ['ant', 'bee']"
         )
     else:
         train.main(options)
